@@ -1,0 +1,77 @@
+"""Rows of Delta tables as readers other than Everpair see them.
+
+    python delta_rows.py rows READER TABLE COLUMN...   one JSON array per row, sorted
+    python delta_rows.py sql ROOT QUERY                DuckDB; every table folder under ROOT is a view
+
+READER is duckdb, deltalake or polars. Each parses the Delta log itself.
+"""
+
+import importlib.util
+import json
+import pathlib
+import sys
+
+
+def duckdb_connection():
+    """DuckDB with its Delta extension, loaded from the installed package: nothing is downloaded."""
+    import duckdb
+
+    package = pathlib.Path(importlib.util.find_spec("duckdb_extension_delta").origin).parent
+    (extension,) = package.glob(f"extensions/v{duckdb.__version__}/delta.duckdb_extension")
+    connection = duckdb.connect()
+    connection.execute(f"LOAD '{extension}'")
+    return connection
+
+
+def quoted(name):
+    return '"' + name.replace('"', '""') + '"'
+
+
+def literal(text):
+    return "'" + str(text).replace("'", "''") + "'"
+
+
+def rows_duckdb(table, columns):
+    query = f"SELECT {', '.join(map(quoted, columns))} FROM delta_scan({literal(table)})"
+    return duckdb_connection().execute(query).fetchall()
+
+
+def rows_deltalake(table, columns):
+    # deltalake reads deletion vectors through its own SQL engine, not through `to_pyarrow_table`.
+    import deltalake
+
+    query = f"SELECT {', '.join(map(quoted, columns))} FROM t"
+    builder = deltalake.QueryBuilder().register("t", deltalake.DeltaTable(table))
+    batches = builder.execute(query).read_all()
+    return list(zip(*(batches[column].to_pylist() for column in columns)))
+
+
+def rows_polars(table, columns):
+    import polars
+
+    return polars.scan_delta(table).select(columns).collect().rows()
+
+
+def sql(root, query):
+    connection = duckdb_connection()
+    for log in sorted(pathlib.Path(root).glob("*/_delta_log")):
+        table = log.parent
+        scan = f"delta_scan({literal(table.resolve())})"
+        connection.execute(f"CREATE VIEW {quoted(table.name)} AS SELECT * FROM {scan}")
+    return connection.execute(query).fetchall()
+
+
+def main(arguments):
+    match arguments:
+        case ["rows", reader, table, *columns] if columns:
+            readers = {"duckdb": rows_duckdb, "deltalake": rows_deltalake, "polars": rows_polars}
+            lines = sorted(json.dumps(row, default=str) for row in readers[reader](table, columns))
+        case ["sql", root, query]:
+            lines = [json.dumps(row, default=str) for row in sql(root, query)]
+        case _:
+            sys.exit(__doc__)
+    for line in lines:
+        print(line)
+
+
+main(sys.argv[1:])
