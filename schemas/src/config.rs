@@ -1,0 +1,544 @@
+//! The config file: TOML, every key documented in `deploy/everpair.toml`, unknown keys refused.
+//!
+//! Environment variables fill secrets only. A value that cannot work is refused here, with words
+//! that say what would.
+
+use std::{collections::BTreeMap, path::PathBuf, time::Duration};
+
+use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
+
+use crate::{Channel, limits, message::KeySource};
+
+/// The whole config.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// Where messages come from.
+    pub source: Source,
+    /// Where tables go.
+    pub tables: Tables,
+    /// Encoders and bands.
+    #[serde(default)]
+    pub channels: Channels,
+    /// Rules 5 and 6.
+    #[serde(default)]
+    pub pairs: Pairs,
+    /// Who writes instructions.
+    #[serde(default)]
+    pub annotator: Annotator,
+    /// Which training rows stay.
+    #[serde(default)]
+    pub triplets: Triplets,
+    /// What is kept of an image's bytes.
+    #[serde(default)]
+    pub contents: Contents,
+    /// Rules on single images.
+    #[serde(default)]
+    pub screen: Screen,
+    /// Rules on instructions.
+    #[serde(default)]
+    pub filter: Filter,
+    /// When an epoch is cut.
+    #[serde(default)]
+    pub epoch: EpochCut,
+    /// How the service runs.
+    #[serde(default)]
+    pub service: Service,
+}
+
+/// `[source]`: either `brokers` and `topics`, or `files`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Source {
+    /// Kafka's bootstrap servers, `host:port,host:port`.
+    pub brokers: String,
+    /// Topics to read, every partition of them.
+    pub topics: Vec<String>,
+    /// A file log: paths or `*` patterns, relative to the config's folder; a file is a partition.
+    pub files: Vec<String>,
+    /// Where the image id comes from.
+    #[serde(deserialize_with = "key_source")]
+    pub key: KeySource,
+    /// What to do when the broker no longer has the next offset.
+    pub on_offset_gone: OnOffsetGone,
+    /// Further settings for librdkafka (`security.protocol`, …), passed through as they are.
+    pub settings: BTreeMap<String, String>,
+}
+
+/// `on_offset_gone`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnOffsetGone {
+    /// Stop, and say what is missing.
+    #[default]
+    Fail,
+    /// Go on at the earliest offset there is.
+    Earliest,
+}
+
+/// `[tables]`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Tables {
+    /// A folder, relative to the config's folder.
+    pub root: String,
+}
+
+/// `[channels]`; a channel that is not configured uses its built-in encoder.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Channels {
+    /// What an image shows.
+    pub semantic: ChannelConfig,
+    /// How an image looks.
+    pub pattern: ChannelConfig,
+    /// What its caption says.
+    pub caption: ChannelConfig,
+}
+
+impl Default for Channels {
+    fn default() -> Self {
+        let builtin = |name: &str| ChannelConfig { encoder: name.into(), ..Default::default() };
+        Channels {
+            semantic: builtin("builtin:layout"),
+            pattern: builtin("builtin:edges"),
+            caption: builtin("builtin:words"),
+        }
+    }
+}
+
+impl Channels {
+    /// The channel's config.
+    pub fn get(&self, channel: Channel) -> &ChannelConfig {
+        match channel {
+            Channel::Semantic => &self.semantic,
+            Channel::Pattern => &self.pattern,
+            Channel::Caption => &self.caption,
+        }
+    }
+}
+
+/// `[channels.NAME]`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ChannelConfig {
+    /// `builtin:layout`, `builtin:edges`, `builtin:words`, or `given` (vectors in the message).
+    pub encoder: String,
+    /// Bands of scores; the built-in encoders have their own, every other needs one.
+    #[serde(deserialize_with = "bands")]
+    pub band: Option<Vec<(f64, f64)>>,
+    /// Neighbours per image and band.
+    pub neighbors: usize,
+}
+
+impl Default for ChannelConfig {
+    fn default() -> Self {
+        ChannelConfig { encoder: String::new(), band: None, neighbors: limits::NEIGHBORS }
+    }
+}
+
+/// `[pairs]`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Pairs {
+    /// Rule 5.
+    pub targets_per_query: usize,
+    /// Rule 6.
+    pub hard_negatives: usize,
+}
+
+impl Default for Pairs {
+    fn default() -> Self {
+        Pairs {
+            targets_per_query: limits::TARGETS_PER_QUERY,
+            hard_negatives: limits::HARD_NEGATIVES,
+        }
+    }
+}
+
+/// `[annotator]`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Annotator {
+    /// Who writes instructions.
+    pub kind: AnnotatorKind,
+    /// How long a pair must have held before it is asked for.
+    #[serde(deserialize_with = "duration")]
+    pub settle: Duration,
+}
+
+/// `[annotator] kind`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AnnotatorKind {
+    /// Embedded, no network: for trying out, not for training data.
+    #[default]
+    Template,
+}
+
+/// `[triplets]`.
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Triplets {
+    /// Which rows stay (I9).
+    pub keep: Keep,
+}
+
+/// `[triplets] keep`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Keep {
+    /// What was answered stays while its images live.
+    #[default]
+    Annotated,
+    /// Only what is in `pairs` now.
+    Mined,
+}
+
+/// `[contents]`.
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Contents {
+    /// What is kept of an image's bytes.
+    pub store: StoreKind,
+}
+
+/// `[contents] store`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum StoreKind {
+    /// A JPEG with long side at most 512, as the MegaPairs authors released theirs.
+    #[default]
+    Resized,
+    /// The bytes as they came.
+    Original,
+    /// Nothing but `uri`.
+    Reference,
+}
+
+/// `[screen]`: an image outside is rejected with the value and the limit.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Screen {
+    /// Most encoded bytes.
+    #[serde(deserialize_with = "byte_count")]
+    pub encoded_bytes_max: usize,
+    /// Most pixels.
+    pub pixels_max: u64,
+    /// Shortest short side, pixels (DataComp and COYO take 200 for photos from the web).
+    pub side_min: u32,
+    /// Longest long side over short side (DataComp and COYO).
+    pub aspect_max: f64,
+    /// Least variance of the Laplacian at long side 256; 0 is off.
+    pub blur_min: f64,
+    /// Least entropy of the grey histogram, bits; 0 is off.
+    pub entropy_min: f64,
+    /// Least 99th percentile of brightness (cleanvision's `dark`); 0 is off.
+    pub bright_end_min: f64,
+    /// Most 5th percentile of brightness (cleanvision's `light`); 1 is off.
+    pub dark_end_max: f64,
+}
+
+impl Default for Screen {
+    fn default() -> Self {
+        Screen {
+            encoded_bytes_max: limits::ENCODED_BYTES_MAX,
+            pixels_max: limits::PIXELS_MAX,
+            side_min: 64,
+            aspect_max: 3.0,
+            blur_min: 10.0,
+            entropy_min: 0.5,
+            bright_end_min: 0.1,
+            dark_end_max: 0.99,
+        }
+    }
+}
+
+/// `[filter]`: rules on instructions.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Filter {
+    /// Fewest words of an instruction.
+    pub words_min: usize,
+    /// Most words of an instruction.
+    pub words_max: usize,
+    /// Fewest instructions that must pass for a pair to become a triplet.
+    pub instructions_min: usize,
+    /// Two instructions whose words overlap more (Jaccard) are one.
+    pub overlap_max: f64,
+}
+
+impl Default for Filter {
+    fn default() -> Self {
+        Filter { words_min: 3, words_max: 60, instructions_min: 3, overlap_max: 0.9 }
+    }
+}
+
+/// `[epoch]`: whichever comes first cuts.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct EpochCut {
+    /// Most messages.
+    pub rows: usize,
+    /// Most encoded bytes.
+    #[serde(deserialize_with = "byte_count")]
+    pub bytes: usize,
+    /// Longest wait for more.
+    #[serde(deserialize_with = "duration")]
+    pub linger: Duration,
+}
+
+impl Default for EpochCut {
+    fn default() -> Self {
+        EpochCut {
+            rows: limits::EPOCH_ROWS,
+            bytes: limits::EPOCH_BYTES,
+            linger: Duration::from_secs(1),
+        }
+    }
+}
+
+/// `[service]`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Service {
+    /// Dataflow workers; 0 is one per core.
+    pub workers: usize,
+    /// Newest epoch files kept under `_everpair/epochs/`.
+    pub epochs_kept: usize,
+}
+
+impl Default for Service {
+    fn default() -> Self {
+        Service { workers: 0, epochs_kept: 1_000 }
+    }
+}
+
+/// Why a config cannot be used, in words that say what could.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Invalid(pub String);
+
+impl std::fmt::Display for Invalid {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Invalid {}
+
+impl Config {
+    /// Reads and checks a config. What only the machine can tell (does the broker answer?) is for
+    /// `everpair validate`.
+    pub fn parse(text: &str) -> Result<Config, Invalid> {
+        let mut config: Config = toml::from_str(text).map_err(|e| Invalid(e.to_string()))?;
+        let builtin = Channels::default();
+        for (channel, default) in [
+            (&mut config.channels.semantic, builtin.semantic),
+            (&mut config.channels.pattern, builtin.pattern),
+            (&mut config.channels.caption, builtin.caption),
+        ] {
+            if channel.encoder.is_empty() {
+                channel.encoder = default.encoder;
+            }
+        }
+        config.check()?;
+        Ok(config)
+    }
+
+    fn check(&self) -> Result<(), Invalid> {
+        let fail = |text: String| Err(Invalid(text));
+        let kafka = !self.source.brokers.is_empty() || !self.source.topics.is_empty();
+        if kafka == !self.source.files.is_empty() {
+            return fail("[source] needs either brokers and topics, or files".into());
+        }
+        if kafka && (self.source.brokers.is_empty() || self.source.topics.is_empty()) {
+            return fail("[source] brokers and topics go together".into());
+        }
+        if self.tables.root.is_empty() {
+            return fail("[tables] root is empty; name a folder".into());
+        }
+        for channel in Channel::ALL {
+            check_channel(channel, self.channels.get(channel))?;
+        }
+        let range = |name: &str, value: usize, low: usize, high: usize| {
+            if (low..=high).contains(&value) {
+                return Ok(());
+            }
+            Err(Invalid(format!("{name} = {value}: must be {low} to {high}")))
+        };
+        range("[pairs] targets_per_query", self.pairs.targets_per_query, 1, 100)?;
+        range("[pairs] hard_negatives", self.pairs.hard_negatives, 0, 100)?;
+        range("[epoch] rows", self.epoch.rows, 1, 1_000_000)?;
+        range("[epoch] bytes", self.epoch.bytes, 1, 64 << 30)?;
+        range("[service] workers", self.service.workers, 0, 256)?;
+        range("[service] epochs_kept", self.service.epochs_kept, 1, 1_000_000)?;
+        range("[filter] words_min", self.filter.words_min, 0, self.filter.words_max)?;
+        range("[filter] instructions_min", self.filter.instructions_min, 1, 20)?;
+        range("[screen] encoded_bytes_max", self.screen.encoded_bytes_max, 1, 1 << 30)
+    }
+
+    /// Paths in the config are relative to the folder that it stands in.
+    pub fn resolve(&mut self, folder: &std::path::Path) {
+        let absolute = |path: &str| -> String {
+            let path = PathBuf::from(path);
+            if path.is_absolute() { path } else { folder.join(path) }.to_string_lossy().into()
+        };
+        self.tables.root = absolute(&self.tables.root);
+        for file in &mut self.source.files {
+            *file = absolute(file);
+        }
+    }
+}
+
+fn check_channel(channel: Channel, config: &ChannelConfig) -> Result<(), Invalid> {
+    let name = channel.as_str();
+    if config.neighbors == 0 || config.neighbors > limits::NEIGHBORS_MAX {
+        let (n, max) = (config.neighbors, limits::NEIGHBORS_MAX);
+        return Err(Invalid(format!("[channels.{name}] neighbors = {n}: must be 1 to {max}")));
+    }
+    let Some(bands) = &config.band else {
+        if config.encoder.starts_with("builtin:") {
+            return Ok(());
+        }
+        return Err(Invalid(format!(
+            "[channels.{name}] needs a band: raw cosines of different encoders do not compare"
+        )));
+    };
+    if bands.is_empty() {
+        return Err(Invalid(format!("[channels.{name}] band is empty")));
+    }
+    for &(low, high) in bands {
+        if !(-1.0..=1.0).contains(&low) || !(-1.0..=1.0).contains(&high) || low >= high {
+            let band = format!("[{low}, {high}]");
+            let why = "must be low < high, both from -1 to 1";
+            return Err(Invalid(format!("[channels.{name}] band = {band}: {why}")));
+        }
+    }
+    let mut sorted = bands.clone();
+    sorted.sort_by(|a, b| a.0.total_cmp(&b.0));
+    if sorted.windows(2).any(|w| w[1].0 < w[0].1) {
+        return Err(Invalid(format!("[channels.{name}] bands must not overlap")));
+    }
+    Ok(())
+}
+
+fn key_source<'de, D: Deserializer<'de>>(deserializer: D) -> Result<KeySource, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    match text.as_str() {
+        "message" => Ok(KeySource::Message),
+        "content" => Ok(KeySource::Content),
+        _ => match text.strip_prefix("header:") {
+            Some(name) if !name.is_empty() => Ok(KeySource::Header(name.to_owned())),
+            _ => Err(D::Error::custom("key: must be \"message\", \"content\" or \"header:NAME\"")),
+        },
+    }
+}
+
+fn bands<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Vec<(f64, f64)>>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum OneOrMany {
+        One((f64, f64)),
+        Many(Vec<(f64, f64)>),
+    }
+    Ok(match OneOrMany::deserialize(deserializer)? {
+        OneOrMany::One(band) => Some(vec![band]),
+        OneOrMany::Many(bands) => Some(bands),
+    })
+}
+
+/// Splits `"256 MiB"` into its number and unit.
+fn quantity(text: &str) -> Option<(f64, &str)> {
+    let text = text.trim();
+    let end = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let number: f64 = text[..end].parse().ok()?;
+    Some((number, text[end..].trim()))
+}
+
+fn byte_count<'de, D: Deserializer<'de>>(deserializer: D) -> Result<usize, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Bytes {
+        Count(usize),
+        Text(String),
+    }
+    let text = match Bytes::deserialize(deserializer)? {
+        Bytes::Count(n) => return Ok(n),
+        Bytes::Text(text) => text,
+    };
+    let factor = |unit: &str| match unit {
+        "" | "B" => Some(1.0),
+        "KiB" => Some(1024.0),
+        "MiB" => Some(1024.0 * 1024.0),
+        "GiB" => Some(1024.0 * 1024.0 * 1024.0),
+        _ => None,
+    };
+    quantity(&text)
+        .and_then(|(n, unit)| Some((n * factor(unit)?) as usize))
+        .ok_or_else(|| D::Error::custom(format!("{text:?}: write bytes as \"256 MiB\"")))
+}
+
+fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    let seconds = |unit: &str| match unit {
+        "ms" => Some(0.001),
+        "s" => Some(1.0),
+        "min" | "m" => Some(60.0),
+        "h" => Some(3600.0),
+        _ => None,
+    };
+    quantity(&text)
+        .and_then(|(n, unit)| Duration::try_from_secs_f64(n * seconds(unit)?).ok())
+        .ok_or_else(|| D::Error::custom(format!("{text:?}: write a time as \"1 s\" or \"10 min\"")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LEAST: &str = "[source]\nfiles = [\"log/*.jsonl\"]\n[tables]\nroot = \"tables\"\n";
+
+    fn refused(text: &str) -> String {
+        Config::parse(text).expect_err("must be refused").0
+    }
+
+    #[test]
+    fn the_least_config_has_the_documented_defaults() {
+        let config = Config::parse(LEAST).unwrap();
+        assert_eq!(config.channels.semantic.encoder, "builtin:layout");
+        assert_eq!(config.channels.caption.encoder, "builtin:words");
+        assert_eq!(config.epoch.rows, 10_000);
+        assert_eq!(config.epoch.bytes, 256 << 20);
+        assert_eq!(config.pairs.targets_per_query, 3);
+        assert_eq!(config.triplets.keep, Keep::Annotated);
+    }
+
+    #[test]
+    fn units_and_bands() {
+        let text = format!(
+            "{LEAST}[epoch]\nbytes = \"1.5 MiB\"\nlinger = \"250 ms\"\n[channels.pattern]\nband = [0.5, 0.9]\n"
+        );
+        let config = Config::parse(&text).unwrap();
+        assert_eq!(config.epoch.bytes, 3 << 19);
+        assert_eq!(config.epoch.linger, Duration::from_millis(250));
+        assert_eq!(config.channels.pattern.encoder, "builtin:edges");
+        assert_eq!(config.channels.pattern.band, Some(vec![(0.5, 0.9)]));
+        let many = format!("{LEAST}[channels.pattern]\nband = [[0.5, 0.6], [0.6, 0.9]]\n");
+        assert_eq!(Config::parse(&many).unwrap().channels.pattern.band.unwrap().len(), 2);
+    }
+
+    #[test]
+    fn what_cannot_work_is_refused_with_words() {
+        assert!(refused(&format!("{LEAST}[epoch]\nrowz = 1\n")).contains("rowz"));
+        assert!(refused("[tables]\nroot = \"x\"\n[source]\n").contains("either brokers"));
+        let given = format!("{LEAST}[channels.semantic]\nencoder = \"given\"\n");
+        assert!(refused(&given).contains("needs a band"));
+        let band = format!("{LEAST}[channels.semantic]\nband = [0.9, 0.5]\n");
+        assert!(refused(&band).contains("low < high"));
+        let overlap = format!("{LEAST}[channels.semantic]\nband = [[0.1, 0.5], [0.4, 0.6]]\n");
+        assert!(refused(&overlap).contains("overlap"));
+        let key = LEAST.replace("[tables]", "key = \"x\"\n[tables]");
+        assert!(refused(&key).contains("header:NAME"));
+        assert!(refused(&format!("{LEAST}[epoch]\nlinger = \"soon\"\n")).contains("10 min"));
+    }
+}

@@ -1,0 +1,51 @@
+//! Every limit of the service, in one place, with the inequalities between them.
+//!
+//! A limit that a person may change is a config key whose default stands here.
+
+/// Longest image id, in bytes of UTF-8.
+pub const IMAGE_ID_BYTES_MAX: usize = 512;
+/// Longest caption, uri, source or licence, in bytes; captions of alt-text corpora stay far below.
+pub const TEXT_BYTES_MAX: usize = 16 << 10;
+/// Longest `attributes`, in bytes of JSON.
+pub const ATTRIBUTES_BYTES_MAX: usize = 64 << 10;
+/// Largest encoded image, in bytes.
+pub const ENCODED_BYTES_MAX: usize = 32 << 20;
+/// Largest number of pixels of an image: Pillow's own limit against decompression bombs.
+pub const PIXELS_MAX: u64 = 89_478_485;
+/// Longest side of an image, in pixels.
+pub const SIDE_MAX: u32 = 30_000;
+/// Long side of the pixels that travel to the built-in encoders.
+pub const ENCODER_SIDE_MAX: u32 = 256;
+/// Long side of the copy kept in `contents`, as the MegaPairs authors released theirs.
+pub const STORED_SIDE_MAX: u32 = 512;
+/// JPEG quality of that copy.
+pub const STORED_JPEG_QUALITY: u8 = 90;
+
+/// Rows of an epoch.
+pub const EPOCH_ROWS: usize = 10_000;
+/// Encoded bytes of an epoch.
+pub const EPOCH_BYTES: usize = 256 << 20;
+/// Epochs that may be between the source and the last commit: the only flow control there is.
+pub const EPOCHS_IN_FLIGHT: u64 = 3;
+/// Images encoded in one batch.
+pub const ENCODE_BATCH: usize = 64;
+
+/// Neighbours per image, channel and band.
+pub const NEIGHBORS: usize = 10;
+/// Largest `neighbors`.
+pub const NEIGHBORS_MAX: usize = 1_000;
+/// Entries kept past `neighbors`, so that a delete seldom needs a new scan.
+pub const NEIGHBORS_SLACK: usize = 6;
+/// Targets per query.
+pub const TARGETS_PER_QUERY: usize = 3;
+/// Hard negatives per pair.
+pub const HARD_NEGATIVES: usize = 5;
+/// Widest vector of an encoder.
+pub const DIM_MAX: usize = 4_096;
+/// Answers that enter with one epoch.
+pub const ANSWERS_PER_EPOCH: usize = 20_000;
+
+const _: () = assert!(ENCODED_BYTES_MAX <= EPOCH_BYTES, "an epoch must hold the largest image");
+const _: () = assert!(ENCODER_SIDE_MAX <= STORED_SIDE_MAX);
+const _: () = assert!(STORED_SIDE_MAX <= SIDE_MAX);
+const _: () = assert!(TARGETS_PER_QUERY <= NEIGHBORS && NEIGHBORS <= NEIGHBORS_MAX);

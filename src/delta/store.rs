@@ -1,0 +1,195 @@
+//! An object store behind blocking calls, and Parquet's view of one object.
+
+use std::io::Read;
+use std::ops::Range;
+use std::path::Path as FilePath;
+use std::sync::{Arc, Mutex};
+
+use bytes::Bytes;
+use futures::TryStreamExt;
+use object_store::local::LocalFileSystem;
+use object_store::path::Path;
+use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
+use parquet::file::reader::{ChunkReader, Length};
+
+use super::{Error, Result};
+
+/// How much is fetched at once when a reader asks for little: page headers, narrow columns.
+const READ_AHEAD_BYTES: u64 = 256 << 10;
+
+/// Where the tables live: an object store, the prefix that is their root, and the runtime that
+/// drives it. Cheap to clone.
+#[derive(Clone)]
+pub struct Store {
+    objects: Arc<dyn ObjectStore>,
+    root: Path,
+    runtime: Arc<tokio::runtime::Runtime>,
+}
+
+/// What became of an attempt to create an object that must not exist.
+#[derive(Debug)]
+pub(super) enum Created {
+    Yes,
+    Exists,
+    Failed(Error),
+}
+
+impl Store {
+    /// The tables under a folder, which is created when it is missing.
+    pub fn folder(root: &FilePath) -> Result<Store> {
+        let named = |error: &dyn std::fmt::Display| Error::Io(format!("{}: {error}", root.display()));
+        std::fs::create_dir_all(root).map_err(|error| named(&error))?;
+        let objects = LocalFileSystem::new_with_prefix(root).map_err(|error| named(&error))?;
+        Store::new(Arc::new(objects), Path::default())
+    }
+
+    /// The tables under `root` of any object store that can create an object only if it is absent.
+    pub fn new(objects: Arc<dyn ObjectStore>, root: Path) -> Result<Store> {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .thread_name("tables")
+            .enable_all()
+            .build()
+            .map_err(|error| Error::Io(format!("no runtime for the store: {error}")))?;
+        Ok(Store { objects, root, runtime: Arc::new(runtime) })
+    }
+
+    fn path(&self, name: &str) -> Path {
+        name.split('/').fold(self.root.clone(), |path, part| path.join(part))
+    }
+
+    /// The whole object, or `None` where there is none.
+    pub fn get(&self, name: &str) -> Result<Option<Bytes>> {
+        let path = self.path(name);
+        self.runtime.block_on(async {
+            match self.objects.get(&path).await {
+                Ok(found) => Ok(Some(found.bytes().await?)),
+                Err(object_store::Error::NotFound { .. }) => Ok(None),
+                Err(error) => Err(error.into()),
+            }
+        })
+    }
+
+    /// Part of an object that must be there.
+    pub(super) fn get_range(&self, name: &str, range: Range<u64>) -> Result<Bytes> {
+        let path = self.path(name);
+        Ok(self.runtime.block_on(self.objects.get_range(&path, range))?)
+    }
+
+    /// Writes an object unless one of that name exists.
+    pub(super) fn create(&self, name: &str, content: Vec<u8>) -> Created {
+        let path = self.path(name);
+        let options = PutOptions { mode: PutMode::Create, ..Default::default() };
+        let put = self.objects.put_opts(&path, PutPayload::from(content), options);
+        match self.runtime.block_on(put) {
+            Ok(_) => Created::Yes,
+            Err(object_store::Error::AlreadyExists { .. }) => Created::Exists,
+            Err(object_store::Error::Precondition { .. }) => Created::Exists,
+            Err(error) => Created::Failed(error.into()),
+        }
+    }
+
+    /// Writes an object, in place of any that has the name.
+    pub fn replace(&self, name: &str, content: Vec<u8>) -> Result<()> {
+        let path = self.path(name);
+        self.runtime.block_on(self.objects.put(&path, PutPayload::from(content)))?;
+        Ok(())
+    }
+
+    /// Names (last path segment) and sizes of the objects directly in a folder whose name sorts
+    /// after `after`, sorted.
+    pub(super) fn list(&self, folder: &str, after: &str) -> Result<Vec<(String, u64)>> {
+        let (prefix, offset) = (self.path(folder), self.path(folder).join(after));
+        let listed: Vec<ObjectMeta> = self.runtime.block_on(async {
+            self.objects.list_with_offset(Some(&prefix), &offset).try_collect().await
+        })?;
+        let direct = prefix.parts().count() + 1;
+        let mut names: Vec<(String, u64)> = listed
+            .into_iter()
+            .filter(|meta| meta.location.parts().count() == direct)
+            .filter_map(|meta| Some((meta.location.filename()?.to_owned(), meta.size)))
+            .collect();
+        names.sort();
+        Ok(names)
+    }
+}
+
+/// One object as Parquet's reader wants it: random access over range requests with read-ahead.
+pub(super) struct ObjectReader {
+    store: Store,
+    name: String,
+    size: u64,
+    window: Mutex<(u64, Bytes)>,
+}
+
+impl ObjectReader {
+    pub(super) fn new(store: Store, name: String, size: u64) -> Self {
+        ObjectReader { store, name, size, window: Mutex::new((0, Bytes::new())) }
+    }
+
+    /// `length` bytes from `start`, from the window where it holds them.
+    fn bytes(&self, start: u64, length: u64) -> Result<Bytes> {
+        let end = start + length;
+        if end > self.size {
+            return Err(Error::Unreadable(format!("{}: ends before byte {end}", self.name)));
+        }
+        let mut window = self.window.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let (from, held) = &*window;
+        if start < *from || end > from + held.len() as u64 {
+            let ahead = end.max((start + READ_AHEAD_BYTES).min(self.size));
+            *window = (start, self.store.get_range(&self.name, start..ahead)?);
+        }
+        let (from, held) = &*window;
+        let skip = usize::try_from(start - from).expect("a window fits memory");
+        let length = usize::try_from(length).expect("a window fits memory");
+        if held.len() < skip + length {
+            return Err(Error::Unreadable(format!("{}: is shorter than its log says", self.name)));
+        }
+        Ok(held.slice(skip..skip + length))
+    }
+}
+
+impl Length for ObjectReader {
+    fn len(&self) -> u64 {
+        self.size
+    }
+}
+
+/// A sequential reader from an offset, for page headers of unknown length.
+pub(super) struct Cursor {
+    store: Store,
+    name: String,
+    at: u64,
+    size: u64,
+    held: Bytes,
+}
+
+impl Read for Cursor {
+    fn read(&mut self, into: &mut [u8]) -> std::io::Result<usize> {
+        if self.held.is_empty() && self.at < self.size {
+            let end = (self.at + READ_AHEAD_BYTES).min(self.size);
+            let fetched = self.store.get_range(&self.name, self.at..end);
+            self.held = fetched.map_err(std::io::Error::other)?;
+            self.at = end;
+        }
+        let count = into.len().min(self.held.len());
+        into[..count].copy_from_slice(&self.held.split_to(count));
+        Ok(count)
+    }
+}
+
+impl ChunkReader for ObjectReader {
+    type T = Cursor;
+
+    fn get_read(&self, start: u64) -> parquet::errors::Result<Cursor> {
+        let ahead = READ_AHEAD_BYTES.min(self.size.saturating_sub(start));
+        let held = self.get_bytes(start, usize::try_from(ahead).expect("a window fits memory"))?;
+        let (store, name) = (self.store.clone(), self.name.clone());
+        Ok(Cursor { store, name, at: start + ahead, size: self.size, held })
+    }
+
+    fn get_bytes(&self, start: u64, length: usize) -> parquet::errors::Result<Bytes> {
+        let bytes = self.bytes(start, length as u64);
+        bytes.map_err(|error| parquet::errors::ParquetError::External(Box::new(error)))
+    }
+}
