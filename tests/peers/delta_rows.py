@@ -3,9 +3,11 @@
     python delta_rows.py rows READER TABLE COLUMN...   one JSON array per row, sorted
     python delta_rows.py sql ROOT QUERY                DuckDB; every table folder under ROOT is a view
 
-READER is duckdb, deltalake or polars. Each parses the Delta log itself.
+READER is duckdb, deltalake or polars. Each parses the Delta log itself. Bytes are printed in
+hexadecimal, times as microseconds since 1970.
 """
 
+import datetime
 import importlib.util
 import json
 import pathlib
@@ -21,6 +23,18 @@ def duckdb_connection():
     connection = duckdb.connect()
     connection.execute(f"LOAD '{extension}'")
     return connection
+
+
+def plain(value):
+    """What JSON has no type for, in a form that every reader gives alike."""
+    match value:
+        case bytes():
+            return value.hex()
+        case datetime.datetime():
+            epoch = datetime.datetime(1970, 1, 1, tzinfo=datetime.timezone.utc)
+            return (value - epoch) // datetime.timedelta(microseconds=1)
+        case _:
+            raise TypeError(f"no JSON form for {type(value)}")
 
 
 def quoted(name):
@@ -65,9 +79,9 @@ def main(arguments):
     match arguments:
         case ["rows", reader, table, *columns] if columns:
             readers = {"duckdb": rows_duckdb, "deltalake": rows_deltalake, "polars": rows_polars}
-            lines = sorted(json.dumps(row, default=str) for row in readers[reader](table, columns))
+            lines = sorted(json.dumps(row, default=plain) for row in readers[reader](table, columns))
         case ["sql", root, query]:
-            lines = [json.dumps(row, default=str) for row in sql(root, query)]
+            lines = [json.dumps(row, default=plain) for row in sql(root, query)]
         case _:
             sys.exit(__doc__)
     for line in lines:

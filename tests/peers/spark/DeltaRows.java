@@ -1,0 +1,62 @@
+import com.fasterxml.jackson.databind.ObjectMapper;
+import java.util.ArrayList;
+import java.util.HexFormat;
+import java.util.LinkedHashMap;
+import java.util.List;
+import java.util.Map;
+import org.apache.spark.sql.Row;
+import org.apache.spark.sql.SparkSession;
+
+/**
+ * Rows of Delta tables as Spark sees them. Arguments: TABLE COLUMN,COLUMN... for each table; prints
+ * one line per table, a JSON array of rows, each the array of its columns. Values as delta_rows.py
+ * gives them: bytes in hexadecimal, times in microseconds since 1970.
+ */
+public class DeltaRows {
+    public static void main(String[] arguments) throws Exception {
+        SparkSession spark = SparkSession.builder()
+            .master("local[2]")
+            .config("spark.ui.enabled", "false")
+            .config("spark.sql.shuffle.partitions", "2")
+            .config("spark.sql.datetime.java8API.enabled", "true")
+            .config("spark.sql.extensions", "io.delta.sql.DeltaSparkSessionExtension")
+            .config("spark.sql.catalog.spark_catalog", "org.apache.spark.sql.delta.catalog.DeltaCatalog")
+            .getOrCreate();
+        ObjectMapper json = new ObjectMapper();
+        for (int i = 0; i < arguments.length; i += 2) {
+            String[] columns = arguments[i + 1].split(",");
+            List<Object> rows = new ArrayList<>();
+            for (Row row : spark.read().format("delta").load(arguments[i]).selectExpr(columns).collectAsList()) {
+                List<Object> values = new ArrayList<>();
+                for (int column = 0; column < row.size(); column++) {
+                    values.add(plain(row.get(column)));
+                }
+                rows.add(values);
+            }
+            System.out.println(json.writeValueAsString(rows));
+        }
+        spark.stop();
+    }
+
+    private static Object plain(Object value) {
+        if (value instanceof Row row) {
+            Map<String, Object> fields = new LinkedHashMap<>();
+            for (String name : row.schema().fieldNames()) {
+                fields.put(name, plain(row.getAs(name)));
+            }
+            return fields;
+        }
+        if (value instanceof scala.collection.Seq<?> items) {
+            List<Object> list = new ArrayList<>();
+            items.iterator().foreach(item -> list.add(plain(item)));
+            return list;
+        }
+        if (value instanceof byte[] bytes) {
+            return HexFormat.of().formatHex(bytes);
+        }
+        if (value instanceof java.time.Instant time) {
+            return time.getEpochSecond() * 1_000_000 + time.getNano() / 1_000;
+        }
+        return value;
+    }
+}
