@@ -1,5 +1,19 @@
-//! WHAT COMPUTES: slices in, slices out; no I/O, no clock, no threads, nothing of ours underneath.
+//! WHAT COMPUTES: slices in, slices out. No I/O, no clock, no threads, nothing of ours underneath.
+//!
+//! In the order in which an image meets them:
+//!
+//! 1. [`decode`]: one message's bytes to upright RGB pixels, within limits.
+//! 2. [`resize`]: smaller pictures, and JPEG files of them.
+//! 3. [`measure`] and [`phash`]: what can be said of a picture without a model.
+//! 4. [`encoders`]: pictures and captions to vectors, built in and without weights.
+//! 5. [`vector`]: vectors of 16-bit integers, their score, the band; where exactness comes from.
+//! 6. [`similarity`]: the same score for many vectors and many rows at once, above a threshold.
 #![deny(missing_docs)]
 
+pub mod decode;
+pub mod encoders;
+pub mod measure;
+pub mod phash;
+pub mod resize;
 pub mod similarity;
 pub mod vector;

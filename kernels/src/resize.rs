@@ -17,8 +17,7 @@ pub fn resize(p: &Pixels, width: u32, height: u32) -> Pixels {
     let source = ImageRef::new(p.width, p.height, &p.rgb, PixelType::U8x3)
         .expect("pixels have three bytes each");
     let mut target = Image::new(width, height, PixelType::U8x3);
-    let options =
-        ResizeOptions::new().resize_alg(ResizeAlg::Convolution(FilterType::Bilinear));
+    let options = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(FilterType::Bilinear));
     Resizer::new()
         .resize(&source, &mut target, &options)
         .expect("both images have pixels of the same type");
@@ -66,13 +65,19 @@ mod tests {
         let p = gradient(300, 100);
         for (width, height) in [(1, 1), (7, 300), (300, 100), (600, 10)] {
             let r = resize(&p, width, height);
-            assert_eq!((r.width, r.height, r.rgb.len()), (width, height, (3 * width * height) as usize));
+            assert_eq!(
+                (r.width, r.height, r.rgb.len()),
+                (width, height, (3 * width * height) as usize)
+            );
         }
         assert_eq!(resize(&p, 0, 0).rgb.len(), 3);
         assert_eq!(resize(&p, 300, 100), p);
         assert!(matches!(fit(&p, 300), Cow::Borrowed(_)));
         assert_eq!((fit(&p, 256).width, fit(&p, 256).height), (256, 85));
-        assert_eq!((fit(&gradient(3000, 2), 64).width, fit(&gradient(3000, 2), 64).height), (64, 1));
+        assert_eq!(
+            (fit(&gradient(3000, 2), 64).width, fit(&gradient(3000, 2), 64).height),
+            (64, 1)
+        );
     }
 
     #[test]
