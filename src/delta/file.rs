@@ -1,0 +1,158 @@
+//! Parquet files of a table: rows in, rows out.
+
+use std::sync::Arc;
+
+use arrow_array::cast::AsArray;
+use arrow_array::types::Int64Type;
+use arrow_array::{Array, ArrayRef, RecordBatch, new_null_array};
+use arrow_schema::{DataType, Field, Schema, SchemaRef};
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use parquet::arrow::{ArrowWriter, ProjectionMask};
+use parquet::basic::{Compression, ZstdLevel};
+use parquet::file::properties::{EnabledStatistics, WriterProperties};
+use parquet::schema::types::ColumnPath;
+use serde_json::{Map, Value, json};
+
+use super::store::ObjectReader;
+use super::{Error, Result, Store};
+
+/// Encoded bytes after which a row group is closed; it bounds what a reader must hold at once.
+const ROW_GROUP_BYTES: usize = 64 << 20;
+/// A largest value longer than this is left out of the statistics rather than cut: a cut one would
+/// be too small.
+const STATISTIC_BYTES: usize = 128;
+
+/// Columns with statistics: ids and epochs, nothing that a take-down would have to erase.
+fn has_statistics(field: &Field) -> bool {
+    let named = field.name() == "epoch" || field.name().ends_with("_id");
+    named && matches!(field.data_type(), DataType::Utf8 | DataType::Int64)
+}
+
+fn binary_leaves(fields: &arrow_schema::Fields, path: &[String], into: &mut Vec<ColumnPath>) {
+    for field in fields {
+        let path = [path, std::slice::from_ref(field.name())].concat();
+        match field.data_type() {
+            DataType::Struct(children) => binary_leaves(children, &path, into),
+            DataType::Binary | DataType::LargeBinary => into.push(ColumnPath::new(path)),
+            _ => {}
+        }
+    }
+}
+
+fn properties(schema: &Schema) -> WriterProperties {
+    let level = ZstdLevel::try_new(1).expect("1 is a zstd level");
+    let mut builder = WriterProperties::builder()
+        .set_compression(Compression::ZSTD(level))
+        .set_max_row_group_bytes(Some(ROW_GROUP_BYTES))
+        .set_statistics_enabled(EnabledStatistics::None);
+    for field in schema.fields().iter().filter(|field| has_statistics(field)) {
+        let column = ColumnPath::from(field.name().as_str());
+        builder = builder.set_column_statistics_enabled(column, EnabledStatistics::Page);
+    }
+    let mut binary = Vec::new();
+    binary_leaves(schema.fields(), &[], &mut binary);
+    // Vectors and pictures do not repeat: a dictionary of them only costs memory.
+    for column in binary {
+        builder = builder.set_column_dictionary_enabled(column, false);
+    }
+    builder.build()
+}
+
+/// One file's content, rows and `stats`.
+pub(super) struct Written {
+    pub content: Vec<u8>,
+    pub stats: String,
+}
+
+/// Encodes batches, which must have the schema, as one file.
+pub(super) fn write(schema: &SchemaRef, batches: &[RecordBatch]) -> Result<Written> {
+    let refused = |error: &dyn std::fmt::Display| Error::Refused(format!("rows: {error}"));
+    let mut writer = ArrowWriter::try_new(Vec::new(), schema.clone(), Some(properties(schema)))
+        .map_err(|error| refused(&error))?;
+    for batch in batches {
+        writer.write(batch).map_err(|error| refused(&error))?;
+    }
+    let content = writer.into_inner().map_err(|error| refused(&error))?;
+    Ok(Written { content, stats: statistics(schema, batches).to_string() })
+}
+
+fn statistics(schema: &Schema, batches: &[RecordBatch]) -> Value {
+    let rows: usize = batches.iter().map(RecordBatch::num_rows).sum();
+    let (mut least, mut most, mut nulls) = (Map::new(), Map::new(), Map::new());
+    for (column, field) in schema.fields().iter().enumerate() {
+        if !has_statistics(field) {
+            continue;
+        }
+        let arrays: Vec<&ArrayRef> = batches.iter().map(|batch| batch.column(column)).collect();
+        let missing: usize = arrays.iter().map(|array| array.null_count()).sum();
+        nulls.insert(field.name().clone(), json!(missing));
+        let (low, high) = if *field.data_type() == DataType::Int64 {
+            let numbers = || arrays.iter().flat_map(|a| a.as_primitive::<Int64Type>().iter()).flatten();
+            (numbers().min().map(Value::from), numbers().max().map(Value::from))
+        } else {
+            let texts = || arrays.iter().flat_map(|a| a.as_string::<i32>().iter()).flatten();
+            let short = |text: &&str| text.len() <= STATISTIC_BYTES;
+            (
+                texts().min().filter(short).map(Value::from),
+                texts().max().filter(short).map(Value::from),
+            )
+        };
+        low.map(|value| least.insert(field.name().clone(), value));
+        high.map(|value| most.insert(field.name().clone(), value));
+    }
+    json!({
+        "numRecords": rows,
+        "minValues": least,
+        "maxValues": most,
+        "nullCount": nulls,
+        "tightBounds": true,
+    })
+}
+
+/// All rows of a file, dead ones included, in order, with the columns of `schema`; a column that
+/// the file lacks is null.
+pub(super) fn read(
+    store: &Store,
+    name: String,
+    size: u64,
+    schema: &SchemaRef,
+) -> Result<impl Iterator<Item = Result<RecordBatch>> + use<>> {
+    let shown: Arc<str> = name.as_str().into();
+    let failed = move |error: &(dyn std::error::Error + 'static)| match store_failure(error) {
+        Some(why) => Error::Io(format!("{shown}: {why}")),
+        None => Error::Unreadable(format!("{shown}: {error}")),
+    };
+    let reader = ObjectReader::new(store.clone(), name, size);
+    let builder =
+        ParquetRecordBatchReaderBuilder::try_new(reader).map_err(|error| failed(&error))?;
+    let held: Vec<usize> = schema
+        .fields()
+        .iter()
+        .filter_map(|field| builder.schema().index_of(field.name()).ok())
+        .collect();
+    let mask = ProjectionMask::roots(builder.parquet_schema(), held);
+    let reader = builder.with_projection(mask).build().map_err(|error| failed(&error))?;
+    let schema = schema.clone();
+    Ok(reader.map(move |batch| {
+        let batch = batch.map_err(|error| failed(&error))?;
+        let rows = batch.num_rows();
+        let columns = schema.fields().iter().map(|field| match batch.column_by_name(field.name()) {
+            Some(column) => column.clone(),
+            None => new_null_array(field.data_type(), rows),
+        });
+        let options = arrow_array::RecordBatchOptions::new().with_row_count(Some(rows));
+        RecordBatch::try_new_with_options(schema.clone(), columns.collect(), &options)
+            .map_err(|error| failed(&error))
+    }))
+}
+
+/// The store's own words, where it and not the file is what failed.
+fn store_failure(error: &(dyn std::error::Error + 'static)) -> Option<String> {
+    if let Some(error) = error.downcast_ref::<std::io::Error>() {
+        return store_failure(error.get_ref()?);
+    }
+    match error.downcast_ref::<Error>() {
+        Some(Error::Io(why)) => Some(why.clone()),
+        _ => store_failure(error.source()?),
+    }
+}

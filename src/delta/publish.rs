@@ -1,0 +1,238 @@
+//! Epochs over all tables: the anchor's commit, the last one, makes an epoch real, and a start takes
+//! back what never became real.
+
+use std::collections::BTreeMap;
+
+use arrow_array::RecordBatch;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use super::decide::{self, Resume};
+use super::log::read_commit;
+use super::store::Created;
+use super::{Commit, EPOCH, Error, Key, OFFSET, Result, Store, Table, TableSpec};
+
+const GENERATIONS: &str = "_everpair/generation";
+const LATEST: &str = "_everpair/latest.json";
+
+/// The next offset to read, by topic and partition.
+pub type Offsets = BTreeMap<(String, i32), i64>;
+
+/// What an epoch does to one table.
+#[derive(Debug, Default)]
+pub struct Change {
+    pub insert: Vec<RecordBatch>,
+    pub delete: Vec<Key>,
+}
+
+impl Change {
+    fn is_empty(&self) -> bool {
+        self.delete.is_empty() && self.insert.iter().all(|batch| batch.num_rows() == 0)
+    }
+}
+
+/// One epoch.
+#[derive(Debug, Default)]
+pub struct EpochCommit {
+    /// Above the epoch of the anchor; gaps are fine.
+    pub epoch: u64,
+    /// Changes by table name; a table that is not named does not change.
+    pub changes: BTreeMap<String, Change>,
+    /// Next offsets; partitions that are not named stay where they are.
+    pub offsets: Offsets,
+    /// What else `latest.json` says: encoders, bands, k's and rules in force.
+    pub info: Map<String, Value>,
+}
+
+/// `_everpair/latest.json`: versions that agree with each other.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Latest {
+    pub epoch: u64,
+    pub generation: u64,
+    /// Table name to version.
+    pub tables: BTreeMap<String, u64>,
+    /// Topic to partition to next offset.
+    pub offsets: BTreeMap<String, BTreeMap<String, i64>>,
+    #[serde(flatten)]
+    pub info: Map<String, Value>,
+}
+
+/// What readers are to read; `None` before the first epoch.
+pub fn read_latest(store: &Store) -> Result<Option<Latest>> {
+    let content = store.get(LATEST)?;
+    let parsed = content.map(|content| serde_json::from_slice(&content));
+    parsed.transpose().map_err(|error| Error::Unreadable(format!("{LATEST}: {error}")))
+}
+
+/// The one writer of a set of tables, until a newer one starts.
+pub struct Publisher {
+    store: Store,
+    generation: u64,
+    /// In the order of their commits; the last one is the anchor.
+    tables: Vec<Table>,
+    /// Set when a commit failed: only a new start knows what happened.
+    stopped: bool,
+}
+
+/// Becomes the writer of the tables `specs`, given in the order of their commits, the anchor last:
+/// takes the next generation, claims every table (the anchor first) before reading it, takes back
+/// what an epoch left that the anchor never reached, and reads the keys.
+///
+/// # Errors
+/// `Fenced` when a newer writer has started meanwhile; others as for opening a table.
+pub fn start(store: &Store, specs: &[TableSpec]) -> Result<Publisher> {
+    let generation = take_generation(store)?;
+    let Some((anchor, others)) = specs.split_last() else {
+        return Err(Error::Refused("no tables to start with".to_owned()));
+    };
+    let anchor = Table::claim(store, anchor, generation)?;
+    let mut tables = Vec::with_capacity(specs.len());
+    for spec in others {
+        let mut table = Table::claim(store, spec, generation)?;
+        if decide::resume(anchor.epoch(), table.epoch(), spec.memo) == Resume::Restore {
+            table.restore(anchor.epoch())?;
+        }
+        tables.push(table);
+    }
+    tables.push(anchor);
+    for table in &mut tables {
+        table.build_index()?;
+    }
+    let publisher = Publisher { store: store.clone(), generation, tables, stopped: false };
+    let written = read_latest(store)?.map(|latest| latest.epoch);
+    if let Some(epoch) = publisher.epoch()
+        && decide::latest_lags(Some(epoch), written)
+    {
+        publisher.write_latest(epoch, publisher.info_of(epoch)?)?;
+    }
+    Ok(publisher)
+}
+
+/// The first free generation, taken by creating its name.
+fn take_generation(store: &Store) -> Result<u64> {
+    let names = store.list(GENERATIONS, "0")?;
+    let newest = names.iter().filter_map(|(name, _)| name.parse::<u64>().ok()).max();
+    let mut generation = newest.unwrap_or(0) + 1;
+    loop {
+        match store.create(&format!("{GENERATIONS}/{generation}"), b"{}\n".to_vec()) {
+            Created::Yes => return Ok(generation),
+            Created::Exists => generation += 1,
+            Created::Failed(error) => return Err(error),
+        }
+    }
+}
+
+impl Publisher {
+    pub fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// The newest complete epoch.
+    pub fn epoch(&self) -> Option<u64> {
+        self.anchor().epoch()
+    }
+
+    /// Next offsets as of the newest complete epoch.
+    pub fn offsets(&self) -> Offsets {
+        let txns = self.anchor().txns(OFFSET).into_iter();
+        let parsed = txns.filter_map(|(name, next)| {
+            let (topic, partition) = name.rsplit_once('/')?;
+            Some(((topic.to_owned(), partition.parse().ok()?), next))
+        });
+        parsed.collect()
+    }
+
+    /// A table by its name.
+    pub fn table(&self, name: &str) -> Option<&Table> {
+        self.tables.iter().find(|table| table.name() == name)
+    }
+
+    /// The tables in the order of their commits.
+    pub fn tables(&self) -> &[Table] {
+        &self.tables
+    }
+
+    fn anchor(&self) -> &Table {
+        self.tables.last().expect("start refuses an empty list of tables")
+    }
+
+    /// Commits an epoch: each changed table once, in order, then the anchor with the offsets, then
+    /// `latest.json`. An epoch that changes nothing and moves no offset leaves no trace and gives
+    /// `None`.
+    ///
+    /// # Errors
+    /// As for a table's commit. After an error the publisher refuses everything: start again.
+    pub fn publish(&mut self, epoch: EpochCommit) -> Result<Option<Latest>> {
+        if self.stopped {
+            return Err(Error::Refused("a commit failed: start again from the tables".to_owned()));
+        }
+        self.stopped = true;
+        let published = self.publish_once(epoch)?;
+        self.stopped = false;
+        Ok(published)
+    }
+
+    fn publish_once(&mut self, epoch: EpochCommit) -> Result<Option<Latest>> {
+        let EpochCommit { epoch, mut changes, offsets, info } = epoch;
+        if let Some(name) = changes.keys().find(|name| self.table(name).is_none()) {
+            return Err(Error::Refused(format!("there is no table {name}")));
+        }
+        if self.epoch() >= Some(epoch) {
+            let why = format!("epoch {epoch} is not above {:?}", self.epoch());
+            return Err(Error::Refused(why));
+        }
+        let held = self.offsets();
+        let moved = offsets.iter().filter(|(partition, next)| held.get(partition) != Some(next));
+        let moved: BTreeMap<String, i64> = moved
+            .map(|((topic, partition), next)| (format!("{OFFSET}{topic}/{partition}"), *next))
+            .collect();
+        let changed: Vec<bool> = self
+            .tables
+            .iter()
+            .map(|table| changes.get(table.name()).is_some_and(|change| !change.is_empty()))
+            .collect();
+        let plan = decide::plan(&changed, !moved.is_empty());
+        if plan.is_empty() {
+            return Ok(None);
+        }
+        let anchor = self.tables.len() - 1;
+        for at in plan {
+            let table = &mut self.tables[at];
+            let Change { insert, delete } = changes.remove(table.name()).unwrap_or_default();
+            let (txns, info) = match at == anchor {
+                true => (moved.clone(), info.clone()),
+                false => (BTreeMap::new(), Map::new()),
+            };
+            table.commit(Commit { epoch, txns, insert, delete, info })?;
+        }
+        self.write_latest(epoch, info).map(Some)
+    }
+
+    /// Writes what the newest epoch is: first its own page, then the one that readers open.
+    fn write_latest(&self, epoch: u64, info: Map<String, Value>) -> Result<Latest> {
+        let mut offsets: BTreeMap<String, BTreeMap<String, i64>> = BTreeMap::new();
+        for ((topic, partition), next) in self.offsets() {
+            offsets.entry(topic).or_default().insert(partition.to_string(), next);
+        }
+        let versions = self.tables.iter().map(|table| (table.name().to_owned(), table.version()));
+        let (generation, tables) = (self.generation, versions.collect());
+        let latest = Latest { epoch, generation, tables, offsets, info };
+        let content = serde_json::to_vec_pretty(&latest).expect("all keys are strings");
+        self.store.replace(&format!("_everpair/epochs/{epoch}.json"), content.clone())?;
+        self.store.replace(LATEST, content)?;
+        Ok(latest)
+    }
+
+    /// What the anchor's commit of its newest epoch said for `latest.json`.
+    fn info_of(&self, epoch: u64) -> Result<Map<String, Value>> {
+        let anchor = self.anchor();
+        for version in (0..=anchor.version()).rev() {
+            let Some(commit) = read_commit(&self.store, anchor.name(), version)? else { break };
+            if commit.txn(EPOCH) == i64::try_from(epoch).ok() {
+                let words = commit.info.get("everpair").and_then(|words| words.get("latest"));
+                return Ok(words.and_then(Value::as_object).cloned().unwrap_or_default());
+            }
+        }
+        Ok(Map::new())
+    }
+}

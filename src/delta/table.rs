@@ -1,0 +1,568 @@
+//! One table: its rows at a version, and the commits that change them.
+
+use std::collections::{BTreeMap, HashMap};
+
+use arrow_array::cast::AsArray;
+use arrow_array::{Array, BooleanArray, RecordBatch};
+use arrow_schema::{DataType, SchemaRef};
+use arrow_select::filter::filter_record_batch;
+use roaring::RoaringTreemap;
+use serde_json::{Map, Value, json};
+use sha2::{Digest, Sha256};
+use uuid::Uuid;
+
+use super::action::{Action, Add, Commit as Entry, DeletionVector, Format, Metadata, Protocol, Txn};
+use super::decide::{self, Admit, Claim};
+use super::log::{Snapshot, put_commit};
+use super::vector::{VectorFile, VectorReader};
+use super::{EPOCH, Error, GENERATION, Result, Store, checkpoint, file, now_ms, schema};
+
+/// In-memory bytes of rows after which a commit starts another file.
+const FILE_BYTES: usize = 512 << 20;
+/// How often a claim goes after a table that others commit to at the same time.
+const CLAIM_ATTEMPTS: usize = 100;
+
+/// What a table is: its name below the root, its columns, and how its rows come and go.
+#[derive(Clone, Debug)]
+pub struct TableSpec {
+    pub name: String,
+    pub schema: SchemaRef,
+    /// String columns that identify a row; empty for a table that only grows.
+    pub key: Vec<String>,
+    /// Whether rows of an epoch that never became real may stay: they are facts, not effects.
+    pub memo: bool,
+    /// Table properties besides those that deletion vectors need.
+    pub properties: BTreeMap<String, String>,
+}
+
+/// A row's key: 128 bits of a sha256 over its parts, so that an index costs the same for any id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Key([u8; 16]);
+
+impl Key {
+    /// The key of a row with these values in the key columns, in their order.
+    pub fn of(parts: &[&str]) -> Key {
+        let mut hash = Sha256::new();
+        for part in parts {
+            hash.update((part.len() as u64).to_le_bytes());
+            hash.update(part.as_bytes());
+        }
+        let digest = hash.finalize();
+        Key(digest[..16].try_into().expect("a sha256 has 32 bytes"))
+    }
+}
+
+/// What one epoch does to one table.
+#[derive(Debug, Default)]
+pub struct Commit {
+    pub epoch: u64,
+    /// More `txn`s of the same commit: application id and version.
+    pub txns: BTreeMap<String, i64>,
+    /// New rows; batches have the table's schema.
+    pub insert: Vec<RecordBatch>,
+    /// Keys of rows that leave. A key may leave and come back in one commit.
+    pub delete: Vec<Key>,
+    /// For people: kept in the commit, gone once the log is cleaned up.
+    pub info: Map<String, Value>,
+}
+
+/// Where a row is: number of the file, row in the file.
+type Place = (u32, u32);
+
+/// One open table, as of the version it was opened at or has committed since.
+pub struct Table {
+    store: Store,
+    spec: TableSpec,
+    snapshot: Snapshot,
+    /// The generation that writes through this handle; `None` reads only.
+    writer: Option<u64>,
+    /// Dead rows of live files, by path.
+    dead: HashMap<String, RoaringTreemap>,
+    /// Paths by the number that `index` knows them by.
+    paths: Vec<String>,
+    index: HashMap<Key, Place>,
+}
+
+/// What a commit changes, worked out before anything is written.
+struct Change {
+    actions: Vec<Action>,
+    dead: Vec<(String, RoaringTreemap)>,
+    added: Vec<String>,
+    placed: Vec<(Key, Place)>,
+}
+
+impl Table {
+    /// Opens a table for reading, at a version or at its newest; `None` where there is none.
+    pub fn open(store: &Store, spec: &TableSpec, at: Option<u64>) -> Result<Option<Table>> {
+        let Some(snapshot) = Snapshot::load(store, &spec.name, at)? else { return Ok(None) };
+        Table::new(store, spec, snapshot, None).map(Some)
+    }
+
+    fn new(store: &Store, spec: &TableSpec, snapshot: Snapshot, writer: Option<u64>) -> Result<Table> {
+        let (store, spec) = (store.clone(), spec.clone());
+        let (dead, paths, index) = (HashMap::new(), Vec::new(), HashMap::new());
+        let mut table = Table { store, spec, snapshot, writer, dead, paths, index };
+        table.read_vectors()?;
+        Ok(table)
+    }
+
+    /// Opens a table for writing: creates it when it is missing, and claims it for `generation`
+    /// before anything of it is relied on.
+    ///
+    /// # Errors
+    /// `Fenced` when a newer generation is there; `Refused` when its columns are not those of the
+    /// spec.
+    pub fn claim(store: &Store, spec: &TableSpec, generation: u64) -> Result<Table> {
+        let wanted = schema::schema_string(&spec.schema)?;
+        for _ in 0..CLAIM_ATTEMPTS {
+            let held = Snapshot::load(store, &spec.name, None)?;
+            let txn = txn(GENERATION, i64_of(generation));
+            let (mut snapshot, version, mut actions) = match held {
+                None => (Snapshot::default(), 0, founding(spec, &wanted)),
+                Some(held) => {
+                    match decide::claim(held.generation(), generation) {
+                        Claim::Leave => return Err(fenced(spec, held.generation())),
+                        Claim::Held => return Table::new(store, spec, held, Some(generation)),
+                        Claim::Write => {}
+                    }
+                    let (version, change) = (held.version + 1, new_columns(spec, &held, &wanted)?);
+                    (held, version, change)
+                }
+            };
+            actions.push(txn);
+            let operation = if version == 0 { "CREATE TABLE" } else { "CLAIM" };
+            let info = info(operation, false, json!({ "generation": generation }));
+            let entry = Entry { info, actions };
+            if put_commit(store, &spec.name, version, &entry)? {
+                snapshot.apply(version, &entry.actions);
+                return Table::new(store, spec, snapshot, Some(generation));
+            }
+        }
+        Err(Error::Io(format!("{}: others commit too fast to claim it", spec.name)))
+    }
+
+    pub fn name(&self) -> &str {
+        &self.spec.name
+    }
+
+    pub fn spec(&self) -> &TableSpec {
+        &self.spec
+    }
+
+    pub fn version(&self) -> u64 {
+        self.snapshot.version
+    }
+
+    /// The newest epoch of which the table holds rows.
+    pub fn epoch(&self) -> Option<u64> {
+        self.snapshot.epoch()
+    }
+
+    /// The newest writer that claimed the table.
+    pub fn generation(&self) -> Option<u64> {
+        self.snapshot.generation()
+    }
+
+    /// All `txn`s whose application id begins with `prefix`, without the prefix.
+    pub fn txns(&self, prefix: &str) -> BTreeMap<String, i64> {
+        let txns = self.snapshot.txns.values();
+        let ours = txns.filter_map(|txn| Some((txn.app_id.strip_prefix(prefix)?, txn.version)));
+        ours.map(|(name, version)| (name.to_owned(), version)).collect()
+    }
+
+    /// Live files and the bytes of all of them.
+    pub fn size(&self) -> (usize, u64) {
+        let bytes = self.snapshot.files.values().map(|add| u64::try_from(add.size).unwrap_or(0));
+        (self.snapshot.files.len(), bytes.sum())
+    }
+
+    fn read_vectors(&mut self) -> Result<()> {
+        self.dead.clear();
+        let mut reader = VectorReader::default();
+        for (path, add) in &self.snapshot.files {
+            if let Some(vector) = &add.deletion_vector {
+                let dead = reader.read(&self.store, &self.spec.name, vector)?;
+                self.dead.insert(path.clone(), dead);
+            }
+        }
+        Ok(())
+    }
+
+    /// Live rows, file by file, with the named columns in the given order or with all of them.
+    pub fn scan(&self, columns: Option<&[&str]>) -> Result<impl Iterator<Item = Result<RecordBatch>>> {
+        let schema = self.projected(columns)?;
+        Ok(self.snapshot.files.values().flat_map(move |add| {
+            let (batches, failed) = match self.live(add, &schema) {
+                Ok(batches) => (Some(batches), None),
+                Err(error) => (None, Some(Err(error))),
+            };
+            let batches = batches.into_iter().flatten();
+            failed.into_iter().chain(batches.map(|batch| batch.map(|(_, live)| live)))
+        }))
+    }
+
+    fn projected(&self, columns: Option<&[&str]>) -> Result<SchemaRef> {
+        let Some(columns) = columns else { return Ok(self.spec.schema.clone()) };
+        let wanted = columns.iter().map(|name| self.spec.schema.index_of(name));
+        let wanted = wanted.collect::<std::result::Result<Vec<usize>, _>>();
+        let schema = wanted.and_then(|wanted| self.spec.schema.project(&wanted));
+        schema.map(Into::into).map_err(|error| Error::Refused(error.to_string()))
+    }
+
+    /// The live rows of one file, batch by batch, with their row numbers in the file.
+    fn live<'a>(
+        &'a self,
+        add: &'a Add,
+        schema: &SchemaRef,
+    ) -> Result<impl Iterator<Item = Result<(Vec<u64>, RecordBatch)>> + use<'a>> {
+        let name = format!("{}/{}", self.spec.name, add.path);
+        let size = u64::try_from(add.size).unwrap_or(0);
+        let dead = self.dead.get(&add.path);
+        let mut next = 0_u64;
+        Ok(file::read(&self.store, name, size, schema)?.map(move |batch| {
+            let batch = batch?;
+            let rows = next..next + batch.num_rows() as u64;
+            next = rows.end;
+            let Some(dead) = dead else { return Ok((rows.collect(), batch)) };
+            let mask: BooleanArray = rows.clone().map(|row| Some(!dead.contains(row))).collect();
+            let live = filter_record_batch(&batch, &mask)
+                .map_err(|error| Error::Unreadable(format!("{}: {error}", add.path)))?;
+            Ok((rows.filter(|row| !dead.contains(*row)).collect(), live))
+        }))
+    }
+
+    /// Reads the key columns of all live rows; commits that delete need it. Memory: about 40 bytes
+    /// a row.
+    pub fn build_index(&mut self) -> Result<()> {
+        let (mut paths, mut index) = (Vec::new(), HashMap::new());
+        let columns: Vec<&str> = self.spec.key.iter().map(String::as_str).collect();
+        if !columns.is_empty() {
+            let schema = self.projected(Some(&columns))?;
+            for add in self.snapshot.files.values() {
+                let file = u32_of(paths.len() as u64);
+                paths.push(add.path.clone());
+                for batch in self.live(add, &schema)? {
+                    let (rows, batch) = batch?;
+                    for (key, row) in keys(&self.spec, &batch)?.into_iter().zip(rows) {
+                        if index.insert(key, (file, u32_of(row))).is_some() {
+                            let why = format!("{}: two live rows of one key", self.spec.name);
+                            return Err(Error::Unreadable(why));
+                        }
+                    }
+                }
+            }
+        }
+        (self.paths, self.index) = (paths, index);
+        Ok(())
+    }
+
+    /// Whether a row with this key is live. Needs the index.
+    pub fn contains(&self, key: &Key) -> bool {
+        self.index.contains_key(key)
+    }
+
+    /// Live rows of a table with a key. Needs the index.
+    pub fn len(&self) -> usize {
+        self.index.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.index.is_empty()
+    }
+
+    /// Commits one epoch's changes as one version, which is returned.
+    ///
+    /// # Errors
+    /// `Fenced` when the version went to another writer, `Refused` for a key that is not there or
+    /// there twice or an epoch the table has, `Io` when nobody knows: after any of them this handle
+    /// is of no more use.
+    pub fn commit(&mut self, commit: Commit) -> Result<u64> {
+        let writer = self.writer()?;
+        let (held, memo) = (self.epoch(), self.spec.memo);
+        match decide::admit(writer, self.generation(), held, commit.epoch, memo) {
+            Admit::Go => {}
+            Admit::Fenced => return Err(fenced(&self.spec, self.generation())),
+            Admit::Replay => {
+                let why = format!("{} is at epoch {held:?} already", self.spec.name);
+                return Err(Error::Refused(why));
+            }
+        }
+        let Commit { epoch, txns, insert, delete, info: words } = commit;
+        let mut change = self.change(epoch, writer, &insert, &delete)?;
+        change.actions.push(txn(EPOCH, i64_of(epoch)));
+        change.actions.push(txn(GENERATION, i64_of(writer)));
+        change.actions.extend(txns.iter().map(|(name, version)| txn(name, *version)));
+        let operation = if delete.is_empty() { "WRITE" } else { "MERGE" };
+        let words = json!({ "epoch": epoch, "generation": writer, "latest": words });
+        let info = info(operation, delete.is_empty(), words);
+        let actions = std::mem::take(&mut change.actions);
+        self.write(Entry { info, actions })?;
+        for key in &delete {
+            self.index.remove(key);
+        }
+        self.index.extend(change.placed);
+        self.paths.extend(change.added);
+        for (path, dead) in change.dead {
+            match self.snapshot.files.contains_key(&path) {
+                true => self.dead.insert(path, dead),
+                false => self.dead.remove(&path),
+            };
+        }
+        Ok(self.version())
+    }
+
+    fn writer(&self) -> Result<u64> {
+        let read_only = || Error::Refused(format!("{} is open for reading", self.spec.name));
+        self.writer.ok_or_else(read_only)
+    }
+
+    /// Puts a commit at the next version, once. Any failure ends the handle's life as a writer.
+    fn write(&mut self, entry: Entry) -> Result<()> {
+        let version = self.version() + 1;
+        let writer = self.writer.take();
+        if !put_commit(&self.store, &self.spec.name, version, &entry)? {
+            let why = format!("{}: version {version} is not ours", self.spec.name);
+            return Err(Error::Fenced(why));
+        }
+        self.writer = writer;
+        self.snapshot.apply(version, &entry.actions);
+        if version % checkpoint::interval(&self.snapshot.metadata) == 0 {
+            // A shortcut that fails to be written costs the next start time, nothing else.
+            let _ = checkpoint::write(&self.store, &self.spec.name, &self.snapshot);
+        }
+        Ok(())
+    }
+
+    /// Writes the files of a commit and works out its file actions.
+    fn change(
+        &self,
+        epoch: u64,
+        writer: u64,
+        insert: &[RecordBatch],
+        delete: &[Key],
+    ) -> Result<Change> {
+        let mut change =
+            Change { actions: Vec::new(), dead: Vec::new(), added: Vec::new(), placed: Vec::new() };
+        self.delete_rows(delete, &mut change)?;
+        let leaving: std::collections::HashSet<&Key> = delete.iter().collect();
+        let mut seen = std::collections::HashSet::new();
+        for batches in groups(insert) {
+            let file = u32_of((self.paths.len() + change.added.len()) as u64);
+            let mut row = 0_u32;
+            for batch in batches.iter().filter(|_| !self.spec.key.is_empty()) {
+                for key in keys(&self.spec, batch)? {
+                    let live = self.index.contains_key(&key) && !leaving.contains(&key);
+                    if live || !seen.insert(key) {
+                        let why = format!("{}: a key would be there twice", self.spec.name);
+                        return Err(Error::Refused(why));
+                    }
+                    change.placed.push((key, (file, row)));
+                    row += 1;
+                }
+            }
+            let path = format!("part-{epoch}-g{writer}-{}.parquet", Uuid::new_v4());
+            let written = file::write(&self.spec.schema, batches)?;
+            let add = Add {
+                path: path.clone(),
+                size: i64_of(written.content.len() as u64),
+                modification_time: now_ms(),
+                data_change: true,
+                stats: Some(written.stats),
+                ..Add::default()
+            };
+            self.store.replace(&format!("{}/{path}", self.spec.name), written.content)?;
+            change.actions.push(add.into());
+            change.added.push(path);
+        }
+        Ok(change)
+    }
+
+    /// Marks rows dead: their files go out and come back with a larger deletion vector, or stay out
+    /// when no row is left.
+    fn delete_rows(&self, delete: &[Key], change: &mut Change) -> Result<()> {
+        let mut dying: BTreeMap<&String, RoaringTreemap> = BTreeMap::new();
+        for key in delete {
+            let place = self.index.get(key);
+            let fresh = place.map(|(file, row)| {
+                let path = &self.paths[*file as usize];
+                let dead = dying
+                    .entry(path)
+                    .or_insert_with(|| self.dead.get(path).cloned().unwrap_or_default());
+                dead.insert(u64::from(*row))
+            });
+            if fresh != Some(true) {
+                let why = format!("{}: a row to delete is not there", self.spec.name);
+                return Err(Error::Refused(why));
+            }
+        }
+        let mut vectors = VectorFile::new();
+        for (path, dead) in dying {
+            let old = &self.snapshot.files[path];
+            let mut stats: Value = serde_json::from_str(old.stats.as_deref().unwrap_or("{}"))
+                .map_err(|error| Error::Unreadable(format!("{path}: statistics: {error}")))?;
+            change.actions.push(old.removal(now_ms()).into());
+            if stats["numRecords"].as_u64() != Some(dead.len()) {
+                let mut add = old.clone();
+                stats["tightBounds"] = json!(false);
+                add.stats = Some(stats.to_string());
+                add.data_change = true;
+                add.deletion_vector = Some(vectors.push(&dead));
+                change.actions.push(add.into());
+            }
+            change.dead.push((path.clone(), dead));
+        }
+        if let Some((name, content)) = vectors.finish(&self.spec.name) {
+            self.store.replace(&name, content)?;
+        }
+        Ok(())
+    }
+
+    /// Takes back every commit that went above `epoch`, by one commit after which the table names
+    /// the files and deletion vectors of the version before them. Drops the index.
+    pub(super) fn restore(&mut self, epoch: Option<u64>) -> Result<u64> {
+        let writer = self.writer()?;
+        let name = self.spec.name.clone();
+        let above = self.snapshot.last_above(&self.store, &name, epoch)?;
+        let before = above.checked_sub(1);
+        let target = before.map(|at| Snapshot::load(&self.store, &name, Some(at))).transpose()?;
+        let target = target.flatten().filter(|target| target.epoch() <= epoch).ok_or_else(|| {
+            Error::Unreadable(format!("{name}: no version before {above} is of epoch {epoch:?}"))
+        })?;
+        let same = |add: &Add, other: Option<&Add>| {
+            other.is_some_and(|other| add.deletion_vector == other.deletion_vector)
+        };
+        let mut actions: Vec<Action> = Vec::new();
+        for (path, add) in &self.snapshot.files {
+            if !same(add, target.files.get(path)) {
+                actions.push(add.removal(now_ms()).into());
+            }
+        }
+        for (path, add) in &target.files {
+            if !same(add, self.snapshot.files.get(path)) {
+                actions.push(Action::from(Add { data_change: true, ..add.clone() }));
+            }
+        }
+        actions.push(txn(EPOCH, target.epoch().map_or(-1, i64_of)));
+        actions.push(txn(GENERATION, i64_of(writer)));
+        let words = json!({ "restored": target.version, "generation": writer });
+        self.write(Entry { info: info("RESTORE", false, words), actions })?;
+        self.read_vectors()?;
+        (self.paths, self.index) = (Vec::new(), HashMap::new());
+        Ok(self.version())
+    }
+}
+
+fn fenced(spec: &TableSpec, by: Option<u64>) -> Error {
+    Error::Fenced(format!("{} was claimed by generation {by:?}", spec.name))
+}
+
+fn i64_of(number: u64) -> i64 {
+    i64::try_from(number).expect("epochs, generations and sizes stay below 2^63")
+}
+
+fn u32_of(number: u64) -> u32 {
+    u32::try_from(number).expect("files of a table and rows of a file stay below 2^32")
+}
+
+fn txn(name: &str, version: i64) -> Action {
+    let (app_id, last_updated) = (name.to_owned(), Some(now_ms()));
+    Txn { app_id, version, last_updated }.into()
+}
+
+fn info(operation: &str, blind: bool, ours: Value) -> Map<String, Value> {
+    let info = json!({
+        "timestamp": now_ms(),
+        "operation": operation,
+        "operationParameters": {},
+        "isBlindAppend": blind,
+        "engineInfo": concat!("everpair/", env!("CARGO_PKG_VERSION")),
+        "txnId": Uuid::new_v4().to_string(),
+        "everpair": ours,
+    });
+    match info {
+        Value::Object(info) => info,
+        _ => Map::new(),
+    }
+}
+
+/// The actions of version 0.
+fn founding(spec: &TableSpec, schema_string: &str) -> Vec<Action> {
+    let features = Some(vec!["deletionVectors".to_owned()]);
+    let protocol = Protocol {
+        min_reader_version: 3,
+        min_writer_version: 7,
+        reader_features: features.clone(),
+        writer_features: features,
+    };
+    let mut configuration = spec.properties.clone();
+    configuration.insert("delta.enableDeletionVectors".to_owned(), "true".to_owned());
+    let interval = configuration.entry(checkpoint::INTERVAL.to_owned());
+    interval.or_insert_with(|| checkpoint::INTERVAL_DEFAULT.to_string());
+    let metadata = Metadata {
+        id: Uuid::new_v4().to_string(),
+        name: Some(spec.name.clone()),
+        format: Format { provider: "parquet".to_owned(), ..Format::default() },
+        schema_string: schema_string.to_owned(),
+        partition_columns: Vec::new(),
+        configuration,
+        created_time: Some(now_ms()),
+    };
+    vec![protocol.into(), metadata.into()]
+}
+
+/// The action that gives an older table the columns that the spec has more, if it has.
+fn new_columns(spec: &TableSpec, held: &Snapshot, wanted: &str) -> Result<Vec<Action>> {
+    let name = &spec.name;
+    if !schema::extends(wanted, &held.metadata.schema_string)? {
+        let why = format!("{name} has other columns: {}", held.metadata.schema_string);
+        return Err(Error::Refused(why));
+    }
+    if schema::extends(&held.metadata.schema_string, wanted)? {
+        return Ok(Vec::new());
+    }
+    let schema_string = wanted.to_owned();
+    Ok(vec![Metadata { schema_string, ..held.metadata.clone() }.into()])
+}
+
+/// The keys of all rows of a batch.
+fn keys(spec: &TableSpec, batch: &RecordBatch) -> Result<Vec<Key>> {
+    let columns = spec.key.iter().map(|name| {
+        let column = batch.column_by_name(name);
+        let texts = column.filter(|c| *c.data_type() == DataType::Utf8 && c.null_count() == 0);
+        let refused = || Error::Refused(format!("{}: {name} is no key", spec.name));
+        texts.map(|column| column.as_string::<i32>()).ok_or_else(refused)
+    });
+    let columns = columns.collect::<Result<Vec<_>>>()?;
+    let key = |row: usize| {
+        let parts: Vec<&str> = columns.iter().map(|column| column.value(row)).collect();
+        Key::of(&parts)
+    };
+    Ok((0..batch.num_rows()).map(key).collect())
+}
+
+/// Cuts batches into runs for one file each; empty batches make no file.
+fn groups(batches: &[RecordBatch]) -> Vec<&[RecordBatch]> {
+    let (mut groups, mut start, mut bytes, mut rows) = (Vec::new(), 0, 0, 0);
+    for (at, batch) in batches.iter().enumerate() {
+        bytes += batch.get_array_memory_size();
+        rows += batch.num_rows();
+        if bytes >= FILE_BYTES && rows > 0 {
+            groups.push(&batches[start..=at]);
+            (start, bytes, rows) = (at + 1, 0, 0);
+        }
+    }
+    if rows > 0 {
+        groups.push(&batches[start..]);
+    }
+    groups
+}
+
+/// What a test wants to know of a file without reading it.
+impl Table {
+    /// The deletion vectors of live files: storage type and dead rows.
+    pub fn vectors(&self) -> Vec<(String, i64)> {
+        let vectors = self.snapshot.files.values().filter_map(|add| add.deletion_vector.as_ref());
+        let told = |vector: &DeletionVector| (vector.storage_type.clone(), vector.cardinality);
+        vectors.map(told).collect()
+    }
+}

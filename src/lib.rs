@@ -1,0 +1,3 @@
+//! Everpair: images in Kafka become an always consistent training set for multimodal retrieval.
+
+pub mod delta;

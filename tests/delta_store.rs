@@ -1,0 +1,382 @@
+//! The table store: rows in and out, and a writer killed, cheated and raced at every call it makes
+//! to its object store. Replay a failure with the seed that proptest prints.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use arrow_array::cast::AsArray;
+use arrow_array::types::Int64Type;
+use arrow_array::{Int64Array, RecordBatch, StringArray};
+use arrow_schema::{DataType, Field, Schema};
+use everpair::delta::{
+    Change, Commit, EpochCommit, Error, Key, Offsets, Publisher, Store, Table, TableSpec,
+    read_latest, start,
+};
+use object_store::ObjectStore;
+use object_store::memory::InMemory;
+use object_store::path::Path;
+use proptest::prelude::*;
+
+use crate::faulty::{Fault, Faulty, World};
+
+fn spec(name: &str, key: &[&str], memo: bool) -> TableSpec {
+    let text = |name: &str| Field::new(name, DataType::Utf8, true);
+    let long = |name: &str| Field::new(name, DataType::Int64, true);
+    let fields = vec![text("image_id"), long("value"), long("epoch")];
+    TableSpec {
+        name: name.to_owned(),
+        schema: Arc::new(Schema::new(fields)),
+        key: key.iter().map(|name| (*name).to_owned()).collect(),
+        memo,
+        // Often, so that starts go through checkpoints.
+        properties: BTreeMap::from([("delta.checkpointInterval".to_owned(), "4".to_owned())]),
+    }
+}
+
+type Row = (String, i64, i64);
+
+fn batch(rows: &[Row]) -> RecordBatch {
+    let ids = StringArray::from_iter_values(rows.iter().map(|row| row.0.as_str()));
+    let values = Int64Array::from_iter_values(rows.iter().map(|row| row.1));
+    let epochs = Int64Array::from_iter_values(rows.iter().map(|row| row.2));
+    let schema = spec("any", &[], false).schema;
+    let columns: Vec<arrow_array::ArrayRef> = vec![Arc::new(ids), Arc::new(values), Arc::new(epochs)];
+    RecordBatch::try_new(schema, columns).unwrap()
+}
+
+fn rows(table: &Table) -> Vec<Row> {
+    read_rows(table).unwrap()
+}
+
+fn read_rows(table: &Table) -> Result<Vec<Row>, Error> {
+    let mut rows = Vec::new();
+    for batch in table.scan(None)? {
+        let batch = batch?;
+        let ids = batch.column(0).as_string::<i32>();
+        let values = batch.column(1).as_primitive::<Int64Type>();
+        let epochs = batch.column(2).as_primitive::<Int64Type>();
+        for row in 0..batch.num_rows() {
+            rows.push((ids.value(row).to_owned(), values.value(row), epochs.value(row)));
+        }
+    }
+    rows.sort();
+    Ok(rows)
+}
+
+fn range(ids: std::ops::Range<i64>, epoch: i64) -> Vec<Row> {
+    ids.map(|id| (format!("id-{id:06}"), id, epoch)).collect()
+}
+
+fn key(row: &Row) -> Key {
+    Key::of(&[&row.0])
+}
+
+/// Rows come and go over many commits, through inline vectors, vector files, emptied files and
+/// checkpoints, and every older version stays what it was.
+#[test]
+fn rows_live_until_deleted_and_older_versions_stay() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::folder(folder.path()).unwrap();
+    let spec = spec("images", &["image_id"], false);
+    let mut table = Table::claim(&store, &spec, 1).unwrap();
+    let mut live: BTreeMap<String, Row> = BTreeMap::new();
+    let mut versions: Vec<(u64, Vec<Row>)> = Vec::new();
+    for epoch in 1..=12_i64 {
+        let fresh = range(epoch * 5000..epoch * 5000 + 4000, epoch);
+        let leaving: Vec<Row> = match epoch {
+            // All rows of the first file, then few of the second, then a scattering too wide to
+            // stand in the log, also over rows whose file has a vector already.
+            3 => live.values().filter(|row| row.2 == 1).cloned().collect(),
+            4 => live.values().filter(|row| row.2 == 2).take(5).cloned().collect(),
+            _ => live.values().filter(|row| row.1 % 7 == epoch % 7).cloned().collect(),
+        };
+        let delete = leaving.iter().map(key).collect();
+        leaving.iter().for_each(|row| assert!(live.remove(&row.0).is_some()));
+        let insert = vec![batch(&fresh[..1000]), batch(&[]), batch(&fresh[1000..])];
+        live.extend(fresh.into_iter().map(|row| (row.0.clone(), row)));
+        let epoch = u64::try_from(epoch).unwrap();
+        let version = table.commit(Commit { epoch, insert, delete, ..Commit::default() }).unwrap();
+        let mut wanted: Vec<Row> = live.values().cloned().collect();
+        wanted.sort();
+        assert_eq!(rows(&table), wanted);
+        assert_eq!(table.len(), wanted.len());
+        versions.push((version, wanted));
+    }
+    let storage: BTreeSet<String> = table.vectors().into_iter().map(|vector| vector.0).collect();
+    assert!(storage.contains("u"), "no vector was large enough for a file: {storage:?}");
+    for (version, wanted) in &versions {
+        let old = Table::open(&store, &spec, Some(*version)).unwrap().unwrap();
+        assert_eq!(&rows(&old), wanted, "version {version}");
+    }
+    let newest = Table::open(&store, &spec, None).unwrap().unwrap();
+    assert_eq!(Some(rows(&newest)), versions.pop().map(|(_, rows)| rows));
+    assert_eq!((newest.epoch(), newest.generation()), (Some(12), Some(1)));
+    assert!(folder.path().join("images/_delta_log/_last_checkpoint").exists());
+}
+
+#[test]
+fn a_table_refuses_what_would_break_it() {
+    let store = Store::new(Arc::new(InMemory::new()), Path::default()).unwrap();
+    let spec = spec("images", &["image_id"], false);
+    let open = || {
+        let mut table = Table::claim(&store, &spec, 1).unwrap();
+        table.build_index().unwrap();
+        table
+    };
+    let rows = range(0..3, 1);
+    let commit = |epoch: u64, insert: &[Row], delete: &[Row]| Commit {
+        epoch,
+        insert: vec![batch(insert)],
+        delete: delete.iter().map(key).collect(),
+        ..Commit::default()
+    };
+    open().commit(commit(1, &rows, &[])).unwrap();
+    let refused = |commit: Commit| {
+        let outcome = open().commit(commit);
+        assert!(matches!(outcome, Err(Error::Refused(_))), "{outcome:?}");
+    };
+    refused(commit(2, &rows[..1], &[]));
+    refused(commit(2, &[], &range(7..8, 1)));
+    refused(commit(2, &[], &[rows[0].clone(), rows[0].clone()]));
+    refused(commit(1, &range(9..10, 1), &[]));
+    // The same key may leave and come back at once.
+    open().commit(commit(2, &[("id-000000".to_owned(), 70, 2)], &rows[..1])).unwrap();
+    assert!(matches!(Table::claim(&store, &spec, 0), Err(Error::Fenced(_))));
+    let mut other = spec.clone();
+    other.schema = Arc::new(Schema::new(vec![Field::new("image_id", DataType::Utf8, true)]));
+    assert!(matches!(Table::claim(&store, &other, 2), Err(Error::Refused(_))));
+}
+
+#[test]
+fn a_new_column_is_null_in_older_rows() {
+    let store = Store::new(Arc::new(InMemory::new()), Path::default()).unwrap();
+    let mut spec = spec("images", &["image_id"], false);
+    let mut table = Table::claim(&store, &spec, 1).unwrap();
+    let insert = vec![batch(&range(0..2, 1))];
+    table.commit(Commit { epoch: 1, insert, ..Commit::default() }).unwrap();
+    let more = Field::new("licence", DataType::Utf8, true);
+    let fields = spec.schema.fields().iter().map(|field| field.as_ref().clone()).chain([more]);
+    spec.schema = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
+    let table = Table::claim(&store, &spec, 2).unwrap();
+    let batches: Vec<_> = table.scan(Some(&["licence", "value"])).unwrap().collect();
+    let batch = batches[0].as_ref().unwrap();
+    assert_eq!((batch.column(0).null_count(), batch.num_columns()), (2, 2));
+}
+
+// ---- a writer under faults ----------------------------------------------------------------------
+
+const MESSAGES: i64 = 24;
+
+fn specs() -> Vec<TableSpec> {
+    vec![
+        spec("contents", &[], true),
+        spec("pairs", &["image_id"], false),
+        spec("changes", &[], false),
+        spec("images", &["image_id"], false),
+    ]
+}
+
+/// Message `offset` of the only partition: sets an image to a value, or takes it down.
+fn message(offset: i64) -> (String, Option<i64>) {
+    let id = format!("id-{}", offset * 7 % 5);
+    (id, (offset % 4 != 3).then_some(offset % 6))
+}
+
+/// What the tables hold after the first `count` messages: images, and of them those with a pair.
+fn oracle(count: i64) -> (BTreeMap<String, i64>, BTreeMap<String, i64>) {
+    let mut images = BTreeMap::new();
+    for offset in 0..count {
+        match message(offset) {
+            (id, Some(value)) => images.insert(id, value),
+            (id, None) => images.remove(&id),
+        };
+    }
+    let pairs = images.iter().filter(|image| image.1 % 2 == 0);
+    let pairs = pairs.map(|(id, value)| (id.clone(), value * 10)).collect();
+    (images, pairs)
+}
+
+fn map(table: &Table) -> BTreeMap<String, i64> {
+    read_map(table).unwrap()
+}
+
+fn read_map(table: &Table) -> Result<BTreeMap<String, i64>, Error> {
+    let all = read_rows(table)?;
+    let map: BTreeMap<String, i64> = all.iter().map(|row| (row.0.clone(), row.1)).collect();
+    assert_eq!(map.len(), all.len(), "{}: a key twice", table.name());
+    Ok(map)
+}
+
+/// The difference between two states of a table, as a change.
+fn change(old: &BTreeMap<String, i64>, new: &BTreeMap<String, i64>, epoch: i64) -> Change {
+    let gone = old.iter().filter(|(id, value)| new.get(*id) != Some(*value));
+    let come = new.iter().filter(|(id, value)| old.get(*id) != Some(*value));
+    let come: Vec<Row> = come.map(|(id, value)| (id.clone(), *value, epoch)).collect();
+    Change {
+        delete: gone.map(|(id, _)| Key::of(&[id])).collect(),
+        insert: if come.is_empty() { Vec::new() } else { vec![batch(&come)] },
+    }
+}
+
+/// One life of a service: starts from the tables, then commits epochs of `cut` messages until all
+/// are read, a call fails, or `epochs` are done.
+fn live(store: &Store, cut: i64, epochs: usize) -> Result<(), Error> {
+    let mut publisher: Publisher = start(store, &specs())?;
+    let table = |name: &str| publisher.table(name).unwrap();
+    let (mut images, mut pairs) = (read_map(table("images"))?, read_map(table("pairs"))?);
+    let mut memo: BTreeSet<i64> = BTreeSet::new();
+    for row in read_rows(table("contents"))? {
+        assert!(memo.insert(row.1), "content {} twice in the memo", row.1);
+    }
+    let partition = ("topic".to_owned(), 0);
+    let mut next = publisher.offsets().get(&partition).copied().unwrap_or(0);
+    assert_eq!((images.clone(), pairs.clone()), oracle(next), "after start at offset {next}");
+    for _ in 0..epochs {
+        let end = (next + cut).min(MESSAGES);
+        if end == next {
+            break;
+        }
+        let epoch = publisher.epoch().unwrap_or(0) + 1;
+        let stamp = i64::try_from(epoch).unwrap();
+        let (images_then, pairs_then) = oracle(end);
+        let fresh = (next..end).filter_map(|offset| message(offset).1);
+        let fresh: Vec<Row> =
+            fresh.filter(|v| memo.insert(*v)).map(|v| ("c".to_owned(), v, stamp)).collect();
+        let log: Vec<Row> = (next..end).map(|offset| ("m".to_owned(), offset, stamp)).collect();
+        let insert = |rows: &[Row]| Change { insert: vec![batch(rows)], delete: Vec::new() };
+        let changes = BTreeMap::from([
+            ("contents".to_owned(), insert(&fresh)),
+            ("pairs".to_owned(), change(&pairs, &pairs_then, stamp)),
+            ("changes".to_owned(), insert(&log)),
+            ("images".to_owned(), change(&images, &images_then, stamp)),
+        ]);
+        let offsets = Offsets::from([(partition.clone(), end)]);
+        publisher.publish(EpochCommit { epoch, changes, offsets, ..EpochCommit::default() })?;
+        (images, pairs, next) = (images_then, pairs_then, end);
+    }
+    Ok(())
+}
+
+/// What readers see, at `latest.json` and at the newest versions: at the former all tables agree,
+/// at the latter the anchor is never ahead of the others.
+fn check_readers(store: &Store) {
+    let open = |name: &str, at: Option<u64>| {
+        let spec = specs().into_iter().find(|spec| spec.name == name).unwrap();
+        Table::open(store, &spec, at).unwrap()
+    };
+    let logged = |table: &Table, epoch: u64| -> Vec<i64> {
+        let up_to = i64::try_from(epoch).unwrap();
+        let mut logged: Vec<i64> =
+            rows(table).iter().filter(|row| row.2 <= up_to).map(|row| row.1).collect();
+        logged.sort_unstable();
+        logged
+    };
+    if let Some(latest) = read_latest(store).unwrap() {
+        let next = latest.offsets["topic"]["0"];
+        let at = |name: &str| open(name, Some(latest.tables[name])).unwrap();
+        assert_eq!((map(&at("images")), map(&at("pairs"))), oracle(next), "{latest:?}");
+        assert_eq!(logged(&at("changes"), u64::MAX >> 1), (0..next).collect::<Vec<_>>());
+        assert_eq!(at("images").epoch(), Some(latest.epoch));
+    }
+    if let Some(images) = open("images", None)
+        && let Some(epoch) = images.epoch()
+    {
+        let next = images.txns("everpair/offset/topic/")["0"];
+        assert_eq!(map(&images), oracle(next).0);
+        let changes = open("changes", None).unwrap();
+        assert_eq!(logged(&changes, epoch), (0..next).collect::<Vec<_>>());
+    }
+}
+
+#[derive(Clone, Debug)]
+struct Life {
+    cut: i64,
+    faults: Vec<(usize, Fault)>,
+    /// At this call another service starts and lives through so many epochs, with faults of its
+    /// own, before this one goes on.
+    rival: Option<(usize, usize, Vec<(usize, Fault)>)>,
+}
+
+fn faults() -> impl Strategy<Value = Vec<(usize, Fault)>> {
+    let fault = prop_oneof![
+        Just(Fault::Lost),
+        Just(Fault::Unreported),
+        Just(Fault::Crash { happened: false }),
+        Just(Fault::Crash { happened: true }),
+        (1_u64..60).prop_map(|calls| Fault::Late { calls }),
+    ];
+    prop::collection::vec((0_usize..160, fault), 0..3)
+}
+
+fn lives() -> impl Strategy<Value = Vec<Life>> {
+    let rival = prop::option::of((0_usize..160, 0_usize..4, faults()));
+    let life = (1_i64..6, faults(), rival);
+    let life = life.prop_map(|(cut, faults, rival)| Life { cut, faults, rival });
+    prop::collection::vec(life, 1..5)
+}
+
+fn survive(objects: Arc<dyn ObjectStore>, lives: &[Life]) {
+    let world = World::new(objects);
+    let calm = Store::new(world.calm(), Path::default()).unwrap();
+    for life in lives {
+        let mut faulty = Faulty::new(world.clone(), life.faults.clone());
+        if let Some((call, epochs, faults)) = life.rival.clone() {
+            let (world, cut) = (world.clone(), life.cut % 3 + 1);
+            faulty = faulty.with_rival(call, move || {
+                let rival = Faulty::new(world, faults);
+                let store = Store::new(Arc::new(rival), Path::default()).unwrap();
+                let _ = live(&store, cut, epochs);
+            });
+        }
+        let store = Store::new(Arc::new(faulty), Path::default()).unwrap();
+        let _ = live(&store, life.cut, usize::MAX);
+        check_readers(&calm);
+    }
+    live(&calm, 4, usize::MAX).unwrap();
+    check_readers(&calm);
+    let latest = read_latest(&calm).unwrap().unwrap();
+    assert_eq!(latest.offsets["topic"]["0"], MESSAGES);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 150, ..ProptestConfig::default() })]
+    #[test]
+    fn a_disturbed_writer_ends_like_an_undisturbed_one(lives in lives()) {
+        survive(Arc::new(InMemory::new()), &lives);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 12, ..ProptestConfig::default() })]
+    #[test]
+    fn also_on_a_folder(lives in lives()) {
+        let folder = tempfile::tempdir().unwrap();
+        let objects = object_store::local::LocalFileSystem::new_with_prefix(folder.path()).unwrap();
+        survive(Arc::new(objects), &lives);
+    }
+}
+
+/// Every call of a small life, each fault at each of them: what random choice may miss.
+#[test]
+fn every_call_may_fail_in_every_way() {
+    let world = World::new(Arc::new(InMemory::new()));
+    let counting = Faulty::new(world, Vec::new());
+    let calls = counting.counter();
+    live(&Store::new(Arc::new(counting), Path::default()).unwrap(), 12, usize::MAX).unwrap();
+    let calls = calls.load(std::sync::atomic::Ordering::SeqCst);
+    assert!(calls > 20, "{calls} calls");
+    for call in 0..calls {
+        for fault in [
+            Fault::Lost,
+            Fault::Unreported,
+            Fault::Crash { happened: false },
+            Fault::Crash { happened: true },
+            Fault::Late { calls: 3 },
+        ] {
+            let life = Life { cut: 12, faults: vec![(call, fault)], rival: None };
+            survive(Arc::new(InMemory::new()), &[life]);
+        }
+        let life = Life { cut: 12, faults: Vec::new(), rival: Some((call, 1, Vec::new())) };
+        survive(Arc::new(InMemory::new()), &[life]);
+    }
+}

@@ -1,0 +1,5 @@
+//! Tests through public faces, in one binary.
+
+mod delta_store;
+mod faulty;
+mod publish_model;
