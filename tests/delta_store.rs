@@ -40,7 +40,8 @@ fn batch(rows: &[Row]) -> RecordBatch {
     let values = Int64Array::from_iter_values(rows.iter().map(|row| row.1));
     let epochs = Int64Array::from_iter_values(rows.iter().map(|row| row.2));
     let schema = spec("any", &[], false).schema;
-    let columns: Vec<arrow_array::ArrayRef> = vec![Arc::new(ids), Arc::new(values), Arc::new(epochs)];
+    let columns: Vec<arrow_array::ArrayRef> =
+        vec![Arc::new(ids), Arc::new(values), Arc::new(epochs)];
     RecordBatch::try_new(schema, columns).unwrap()
 }
 
@@ -288,16 +289,19 @@ fn check_readers(store: &Store) {
     }
 }
 
+/// What goes wrong, by the number of the call it happens to.
+type Faults = Vec<(usize, Fault)>;
+
 #[derive(Clone, Debug)]
 struct Life {
     cut: i64,
-    faults: Vec<(usize, Fault)>,
+    faults: Faults,
     /// At this call another service starts and lives through so many epochs, with faults of its
     /// own, before this one goes on.
-    rival: Option<(usize, usize, Vec<(usize, Fault)>)>,
+    rival: Option<(usize, usize, Faults)>,
 }
 
-fn faults() -> impl Strategy<Value = Vec<(usize, Fault)>> {
+fn faults() -> impl Strategy<Value = Faults> {
     let fault = prop_oneof![
         Just(Fault::Lost),
         Just(Fault::Unreported),

@@ -40,7 +40,11 @@ fn fields() -> Fields {
         Field::new(name, DataType::Struct(Fields::from(fields)), true)
     };
     let list = |name: &str| {
-        Field::new(name, DataType::List(Arc::new(Field::new("element", DataType::Utf8, true))), true)
+        Field::new(
+            name,
+            DataType::List(Arc::new(Field::new("element", DataType::Utf8, true))),
+            true,
+        )
     };
     let map = |name: &str| {
         let pair = Fields::from(vec![Field::new("key", DataType::Utf8, false), text("value")]);
@@ -102,9 +106,10 @@ fn actions(snapshot: &Snapshot) -> Vec<Action> {
     let mut actions: Vec<Action> =
         vec![snapshot.protocol.clone().into(), snapshot.metadata.clone().into()];
     actions.extend(snapshot.txns.values().cloned().map(Action::from));
-    let removed = snapshot.removed.values().filter(|remove| {
-        remove.deletion_timestamp.is_none_or(|removed| removed >= oldest)
-    });
+    let removed = snapshot
+        .removed
+        .values()
+        .filter(|remove| remove.deletion_timestamp.is_none_or(|removed| removed >= oldest));
     actions.extend(removed.cloned().map(|mut remove| {
         remove.data_change = false;
         Action::from(remove)

@@ -87,7 +87,8 @@ fn statistics(schema: &Schema, batches: &[RecordBatch]) -> Value {
         let missing: usize = arrays.iter().map(|array| array.null_count()).sum();
         nulls.insert(field.name().clone(), json!(missing));
         let (low, high) = if *field.data_type() == DataType::Int64 {
-            let numbers = || arrays.iter().flat_map(|a| a.as_primitive::<Int64Type>().iter()).flatten();
+            let numbers =
+                || arrays.iter().flat_map(|a| a.as_primitive::<Int64Type>().iter()).flatten();
             (numbers().min().map(Value::from), numbers().max().map(Value::from))
         } else {
             let texts = || arrays.iter().flat_map(|a| a.as_string::<i32>().iter()).flatten();
@@ -136,10 +137,11 @@ pub(super) fn read(
     Ok(reader.map(move |batch| {
         let batch = batch.map_err(|error| failed(&error))?;
         let rows = batch.num_rows();
-        let columns = schema.fields().iter().map(|field| match batch.column_by_name(field.name()) {
-            Some(column) => column.clone(),
-            None => new_null_array(field.data_type(), rows),
-        });
+        let columns =
+            schema.fields().iter().map(|field| match batch.column_by_name(field.name()) {
+                Some(column) => column.clone(),
+                None => new_null_array(field.data_type(), rows),
+            });
         let options = arrow_array::RecordBatchOptions::new().with_row_count(Some(rows));
         RecordBatch::try_new_with_options(schema.clone(), columns.collect(), &options)
             .map_err(|error| failed(&error))

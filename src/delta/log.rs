@@ -106,7 +106,8 @@ impl Snapshot {
             features.iter().flatten().all(|feature| feature == "deletionVectors")
         };
         let Protocol { min_reader_version: reader, min_writer_version: writer, .. } = self.protocol;
-        let features = known(&self.protocol.reader_features) && known(&self.protocol.writer_features);
+        let features =
+            known(&self.protocol.reader_features) && known(&self.protocol.writer_features);
         if (reader, writer) != (3, 7) || !features || !self.metadata.partition_columns.is_empty() {
             let found = format!("{:?}", self.protocol);
             return Err(Error::Unreadable(format!("{table} was changed by other tools: {found}")));
@@ -134,7 +135,12 @@ pub(super) fn read_commit(store: &Store, table: &str, version: u64) -> Result<Op
 }
 
 /// Tries to make `commit` the given version of the table, once. `false`: the version is taken.
-pub(super) fn put_commit(store: &Store, table: &str, version: u64, commit: &Commit) -> Result<bool> {
+pub(super) fn put_commit(
+    store: &Store,
+    table: &str,
+    version: u64,
+    commit: &Commit,
+) -> Result<bool> {
     let (answer, failure) = match store.create(&commit_name(table, version), commit.encode()) {
         Created::Yes => return Ok(true),
         Created::Exists => (Answer::Exists, None),

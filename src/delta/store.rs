@@ -37,7 +37,8 @@ pub(super) enum Created {
 impl Store {
     /// The tables under a folder, which is created when it is missing.
     pub fn folder(root: &FilePath) -> Result<Store> {
-        let named = |error: &dyn std::fmt::Display| Error::Io(format!("{}: {error}", root.display()));
+        let named =
+            |error: &dyn std::fmt::Display| Error::Io(format!("{}: {error}", root.display()));
         std::fs::create_dir_all(root).map_err(|error| named(&error))?;
         let objects = LocalFileSystem::new_with_prefix(root).map_err(|error| named(&error))?;
         Store::new(Arc::new(objects), Path::default())

@@ -67,7 +67,8 @@ impl VectorFile {
                 cardinality,
             };
         }
-        let offset = i32::try_from(self.content.len()).expect("vectors of a commit are below 2 GiB");
+        let offset =
+            i32::try_from(self.content.len()).expect("vectors of a commit are below 2 GiB");
         self.content.extend(size_in_bytes.to_be_bytes());
         self.content.extend(&data);
         self.content.extend(crc32fast::hash(&data).to_be_bytes());

@@ -1,0 +1,259 @@
+//! The commits that change a table: rows of an epoch in and out, and the way back.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use arrow_array::RecordBatch;
+use roaring::RoaringTreemap;
+use serde_json::{Map, Value, json};
+use uuid::Uuid;
+
+use super::super::action::{Action, Add, Commit as Entry};
+use super::super::decide::{self, Admit};
+use super::super::log::{Snapshot, put_commit};
+use super::super::vector::VectorFile;
+use super::super::{EPOCH, Error, GENERATION, Result, checkpoint, file, now_ms};
+use super::{Key, Place, Table, fenced, i64_of, keys, txn, u32_of};
+
+/// In-memory bytes of rows after which a commit starts another file.
+const FILE_BYTES: usize = 512 << 20;
+
+/// What one epoch does to one table.
+#[derive(Debug, Default)]
+pub struct Commit {
+    pub epoch: u64,
+    /// More `txn`s of the same commit: application id and version.
+    pub txns: BTreeMap<String, i64>,
+    /// New rows; batches have the table's schema.
+    pub insert: Vec<RecordBatch>,
+    /// Keys of rows that leave. A key may leave and come back in one commit.
+    pub delete: Vec<Key>,
+    /// For people: kept in the commit, gone once the log is cleaned up.
+    pub info: Map<String, Value>,
+}
+
+/// What a commit changes, worked out before anything is written.
+struct Change {
+    actions: Vec<Action>,
+    dead: Vec<(String, RoaringTreemap)>,
+    added: Vec<String>,
+    placed: Vec<(Key, Place)>,
+}
+
+impl Table {
+    /// Commits one epoch's changes as one version, which is returned.
+    ///
+    /// # Errors
+    /// `Fenced` when the version went to another writer, `Refused` for a key that is not there or
+    /// there twice or an epoch the table has, `Io` when nobody knows: after any of them this handle
+    /// is of no more use.
+    pub fn commit(&mut self, commit: Commit) -> Result<u64> {
+        let writer = self.writer()?;
+        let (held, memo) = (self.epoch(), self.spec.memo);
+        match decide::admit(writer, self.generation(), held, commit.epoch, memo) {
+            Admit::Go => {}
+            Admit::Fenced => return Err(fenced(&self.spec, self.generation())),
+            Admit::Replay => {
+                let why = format!("{} is at epoch {held:?} already", self.spec.name);
+                return Err(Error::Refused(why));
+            }
+        }
+        let Commit { epoch, txns, insert, delete, info: words } = commit;
+        let mut change = self.change(epoch, writer, &insert, &delete)?;
+        change.actions.push(txn(EPOCH, i64_of(epoch)));
+        change.actions.push(txn(GENERATION, i64_of(writer)));
+        change.actions.extend(txns.iter().map(|(name, version)| txn(name, *version)));
+        let operation = if delete.is_empty() { "WRITE" } else { "MERGE" };
+        let words = json!({ "epoch": epoch, "generation": writer, "latest": words });
+        let info = info(operation, delete.is_empty(), words);
+        let actions = std::mem::take(&mut change.actions);
+        self.write(Entry { info, actions })?;
+        for key in &delete {
+            self.index.remove(key);
+        }
+        self.index.extend(change.placed);
+        self.paths.extend(change.added);
+        for (path, dead) in change.dead {
+            match self.snapshot.files.contains_key(&path) {
+                true => self.dead.insert(path, dead),
+                false => self.dead.remove(&path),
+            };
+        }
+        Ok(self.version())
+    }
+
+    fn writer(&self) -> Result<u64> {
+        let read_only = || Error::Refused(format!("{} is open for reading", self.spec.name));
+        self.writer.ok_or_else(read_only)
+    }
+
+    /// Puts a commit at the next version, once. Any failure ends the handle's life as a writer.
+    fn write(&mut self, entry: Entry) -> Result<()> {
+        let version = self.version() + 1;
+        let writer = self.writer.take();
+        if !put_commit(&self.store, &self.spec.name, version, &entry)? {
+            let why = format!("{}: version {version} is not ours", self.spec.name);
+            return Err(Error::Fenced(why));
+        }
+        self.writer = writer;
+        self.snapshot.apply(version, &entry.actions);
+        if version.is_multiple_of(checkpoint::interval(&self.snapshot.metadata)) {
+            // A shortcut that fails to be written costs the next start time, nothing else.
+            let _ = checkpoint::write(&self.store, &self.spec.name, &self.snapshot);
+        }
+        Ok(())
+    }
+
+    /// Writes the files of a commit and works out its file actions.
+    fn change(
+        &self,
+        epoch: u64,
+        writer: u64,
+        insert: &[RecordBatch],
+        delete: &[Key],
+    ) -> Result<Change> {
+        let mut change =
+            Change { actions: Vec::new(), dead: Vec::new(), added: Vec::new(), placed: Vec::new() };
+        self.delete_rows(delete, &mut change)?;
+        let leaving: HashSet<&Key> = delete.iter().collect();
+        let mut seen = HashSet::new();
+        for batches in groups(insert) {
+            let file = u32_of((self.paths.len() + change.added.len()) as u64);
+            let mut row = 0_u32;
+            for batch in batches.iter().filter(|_| !self.spec.key.is_empty()) {
+                for key in keys(&self.spec, batch)? {
+                    let live = self.index.contains_key(&key) && !leaving.contains(&key);
+                    if live || !seen.insert(key) {
+                        let why = format!("{}: a key would be there twice", self.spec.name);
+                        return Err(Error::Refused(why));
+                    }
+                    change.placed.push((key, (file, row)));
+                    row += 1;
+                }
+            }
+            let path = format!("part-{epoch}-g{writer}-{}.parquet", Uuid::new_v4());
+            let written = file::write(&self.spec.schema, batches)?;
+            let add = Add {
+                path: path.clone(),
+                size: i64_of(written.content.len() as u64),
+                modification_time: now_ms(),
+                data_change: true,
+                stats: Some(written.stats),
+                ..Add::default()
+            };
+            self.store.replace(&format!("{}/{path}", self.spec.name), written.content)?;
+            change.actions.push(add.into());
+            change.added.push(path);
+        }
+        Ok(change)
+    }
+
+    /// Marks rows dead: their files go out and come back with a larger deletion vector, or stay out
+    /// when no row is left.
+    fn delete_rows(&self, delete: &[Key], change: &mut Change) -> Result<()> {
+        let mut dying: BTreeMap<&String, RoaringTreemap> = BTreeMap::new();
+        for key in delete {
+            let place = self.index.get(key);
+            let fresh = place.map(|(file, row)| {
+                let path = &self.paths[*file as usize];
+                let dead = dying
+                    .entry(path)
+                    .or_insert_with(|| self.dead.get(path).cloned().unwrap_or_default());
+                dead.insert(u64::from(*row))
+            });
+            if fresh != Some(true) {
+                let why = format!("{}: a row to delete is not there", self.spec.name);
+                return Err(Error::Refused(why));
+            }
+        }
+        let mut vectors = VectorFile::new();
+        for (path, dead) in dying {
+            let old = &self.snapshot.files[path];
+            let mut stats: Value = serde_json::from_str(old.stats.as_deref().unwrap_or("{}"))
+                .map_err(|error| Error::Unreadable(format!("{path}: statistics: {error}")))?;
+            change.actions.push(old.removal(now_ms()).into());
+            if stats["numRecords"].as_u64() != Some(dead.len()) {
+                let mut add = old.clone();
+                stats["tightBounds"] = json!(false);
+                add.stats = Some(stats.to_string());
+                add.data_change = true;
+                add.deletion_vector = Some(vectors.push(&dead));
+                change.actions.push(add.into());
+            }
+            change.dead.push((path.clone(), dead));
+        }
+        if let Some((name, content)) = vectors.finish(&self.spec.name) {
+            self.store.replace(&name, content)?;
+        }
+        Ok(())
+    }
+
+    /// Takes back every commit that went above `epoch`, by one commit after which the table names
+    /// the files and deletion vectors of the version before them. Drops the index.
+    pub fn restore(&mut self, epoch: Option<u64>) -> Result<u64> {
+        let writer = self.writer()?;
+        let name = self.spec.name.clone();
+        let above = self.snapshot.last_above(&self.store, &name, epoch)?;
+        let before = above.checked_sub(1);
+        let target = before.map(|at| Snapshot::load(&self.store, &name, Some(at))).transpose()?;
+        let target =
+            target.flatten().filter(|target| target.epoch() <= epoch).ok_or_else(|| {
+                Error::Unreadable(format!(
+                    "{name}: no version before {above} is of epoch {epoch:?}"
+                ))
+            })?;
+        let same = |add: &Add, other: Option<&Add>| {
+            other.is_some_and(|other| add.deletion_vector == other.deletion_vector)
+        };
+        let mut actions: Vec<Action> = Vec::new();
+        for (path, add) in &self.snapshot.files {
+            if !same(add, target.files.get(path)) {
+                actions.push(add.removal(now_ms()).into());
+            }
+        }
+        for (path, add) in &target.files {
+            if !same(add, self.snapshot.files.get(path)) {
+                actions.push(Action::from(Add { data_change: true, ..add.clone() }));
+            }
+        }
+        actions.push(txn(EPOCH, target.epoch().map_or(-1, i64_of)));
+        actions.push(txn(GENERATION, i64_of(writer)));
+        let words = json!({ "restored": target.version, "generation": writer });
+        self.write(Entry { info: info("RESTORE", false, words), actions })?;
+        self.read_vectors()?;
+        (self.paths, self.index) = (Vec::new(), HashMap::new());
+        Ok(self.version())
+    }
+}
+
+pub(super) fn info(operation: &str, blind: bool, ours: Value) -> Map<String, Value> {
+    let info = json!({
+        "timestamp": now_ms(),
+        "operation": operation,
+        "operationParameters": {},
+        "isBlindAppend": blind,
+        "engineInfo": concat!("everpair/", env!("CARGO_PKG_VERSION")),
+        "txnId": Uuid::new_v4().to_string(),
+        "everpair": ours,
+    });
+    match info {
+        Value::Object(info) => info,
+        _ => Map::new(),
+    }
+}
+
+/// Cuts batches into runs for one file each; empty batches make no file.
+fn groups(batches: &[RecordBatch]) -> Vec<&[RecordBatch]> {
+    let (mut groups, mut start, mut bytes, mut rows) = (Vec::new(), 0, 0, 0);
+    for (at, batch) in batches.iter().enumerate() {
+        bytes += batch.get_array_memory_size();
+        rows += batch.num_rows();
+        if bytes >= FILE_BYTES && rows > 0 {
+            groups.push(&batches[start..=at]);
+            (start, bytes, rows) = (at + 1, 0, 0);
+        }
+    }
+    if rows > 0 {
+        groups.push(&batches[start..]);
+    }
+    groups
+}
