@@ -164,6 +164,78 @@ fn a_new_column_is_null_in_older_rows() {
     assert_eq!((batch.column(0).null_count(), batch.num_columns()), (2, 2));
 }
 
+/// A memo holds facts that were paid for; effects of an epoch that never became real go.
+#[test]
+fn a_start_takes_back_effects_and_keeps_facts() {
+    let store = Store::new(Arc::new(InMemory::new()), Path::default()).unwrap();
+    let mut publisher = start(&store, &specs()).unwrap();
+    let insert = |id: i64, epoch: i64| Change {
+        insert: vec![batch(&range(id..id + 1, epoch))],
+        delete: Vec::new(),
+    };
+    let changes = ["contents", "pairs", "images"].map(|name| (name.to_owned(), insert(1, 1)));
+    let changes = BTreeMap::from(changes);
+    publisher.publish(EpochCommit { epoch: 1, changes, ..EpochCommit::default() }).unwrap();
+    for spec in &specs()[..3] {
+        let mut table = Table::claim(&store, spec, publisher.generation()).unwrap();
+        let insert = insert(2, 2).insert;
+        table.commit(Commit { epoch: 2, insert, ..Commit::default() }).unwrap();
+    }
+    // The second start meets tables that the first one has put right.
+    for _ in 0..2 {
+        let started = start(&store, &specs()).unwrap();
+        let held = |name: &str| rows(started.table(name).unwrap());
+        assert_eq!(held("contents"), [range(1..2, 1), range(2..3, 2)].concat());
+        assert_eq!(held("pairs"), range(1..2, 1));
+        assert_eq!(held("changes"), Vec::new());
+        assert_eq!(started.epoch(), Some(1));
+        let epochs = ["pairs", "changes"].map(|name| started.table(name).unwrap().epoch());
+        assert_eq!(epochs, [Some(1), None]);
+    }
+    let outcome = publisher.publish(EpochCommit {
+        epoch: 3,
+        changes: BTreeMap::from([("pairs".to_owned(), insert(3, 3))]),
+        ..EpochCommit::default()
+    });
+    assert!(matches!(outcome, Err(Error::Fenced(_))), "{outcome:?}");
+    let outcome = publisher.publish(EpochCommit { epoch: 4, ..EpochCommit::default() });
+    assert!(matches!(outcome, Err(Error::Refused(_))), "{outcome:?}");
+}
+
+#[test]
+fn an_epoch_commits_what_changed_and_nothing_else() {
+    let store = Store::new(Arc::new(InMemory::new()), Path::default()).unwrap();
+    let mut publisher = start(&store, &specs()).unwrap();
+    let versions = |publisher: &Publisher| -> Vec<u64> {
+        publisher.tables().iter().map(Table::version).collect()
+    };
+    let offsets = |next: i64| Offsets::from([(("a/b".to_owned(), 3), next)]);
+    let epoch = |epoch: u64, next: i64| EpochCommit {
+        epoch,
+        offsets: offsets(next),
+        info: serde_json::Map::from_iter([("rules".to_owned(), epoch.into())]),
+        ..EpochCommit::default()
+    };
+    let latest = publisher.publish(epoch(1, 7)).unwrap().unwrap();
+    assert_eq!(versions(&publisher), [0, 0, 0, 1]);
+    assert_eq!((latest.offsets["a/b"]["3"], &latest.info["rules"]), (7, &1.into()));
+    // Neither a row nor an offset: no trace.
+    assert_eq!(publisher.publish(epoch(2, 7)).unwrap(), None);
+    assert_eq!(versions(&publisher), [0, 0, 0, 1]);
+    assert_eq!(read_latest(&store).unwrap(), Some(latest.clone()));
+    // Rows and no offset, as when an answer arrives: the anchor makes them real.
+    let log = Change { insert: vec![batch(&range(0..1, 3))], delete: Vec::new() };
+    let changes = BTreeMap::from([("changes".to_owned(), log)]);
+    publisher.publish(EpochCommit { changes, ..epoch(3, 7) }).unwrap();
+    assert_eq!(versions(&publisher), [0, 0, 1, 2]);
+    // What the anchor's commit says about an epoch outlives the file that says it to readers.
+    store.replace("_everpair/latest.json", serde_json::to_vec(&latest).unwrap()).unwrap();
+    let publisher = start(&store, &specs()).unwrap();
+    let repaired = read_latest(&store).unwrap().unwrap();
+    assert_eq!((repaired.epoch, &repaired.info["rules"]), (3, &3.into()));
+    assert_eq!(publisher.offsets(), offsets(7));
+}
+
 // ---- a writer under faults ----------------------------------------------------------------------
 
 const MESSAGES: i64 = 24;
