@@ -10,6 +10,9 @@ use std::fmt;
 use std::io::Cursor;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+use image::codecs::gif::GifDecoder;
+use image::codecs::png::PngDecoder;
+use image::codecs::webp::WebPDecoder;
 use image::metadata::Orientation;
 use image::{DynamicImage, ImageDecoder, ImageError, RgbImage};
 use zune_jpeg::JpegDecoder;
@@ -177,26 +180,22 @@ pub fn decode(bytes: &[u8], limits: &Limits) -> Result<Decoded, DecodeError> {
         return Err(DecodeError::TooManyBytes { bytes: bytes.len(), max });
     }
     let format = Format::of(bytes).ok_or(DecodeError::UnknownFormat)?;
-    let pixels = contained(|| match format {
-        Format::Jpeg => decode_jpeg(bytes, limits),
-        Format::Png => {
-            let decoder = image::codecs::png::PngDecoder::with_limits(
-                Cursor::new(bytes),
-                allocation_limits(limits),
-            );
-            decode_with(decoder.map_err(corrupt)?, limits)
-        }
-        Format::Webp => {
-            let decoder = image::codecs::webp::WebPDecoder::new(Cursor::new(bytes));
-            decode_with(decoder.map_err(corrupt)?, limits)
-        }
-        Format::Gif => {
-            let decoder = image::codecs::gif::GifDecoder::new(Cursor::new(bytes));
-            decode_with(decoder.map_err(corrupt)?, limits)
-        }
-    })?;
+    let pixels = contained(|| decode_as(format, bytes, limits))?;
     assert_eq!(pixels.rgb.len() as u64, 3 * u64::from(pixels.width) * u64::from(pixels.height));
     Ok(Decoded { format, width: pixels.width, height: pixels.height, pixels })
+}
+
+fn decode_as(format: Format, bytes: &[u8], limits: &Limits) -> Result<Pixels, DecodeError> {
+    let cursor = Cursor::new(bytes);
+    match format {
+        Format::Jpeg => decode_jpeg(bytes, limits),
+        Format::Png => {
+            let decoder = PngDecoder::with_limits(cursor, allocation_limits(limits));
+            decode_with(decoder.map_err(corrupt)?, limits)
+        }
+        Format::Webp => decode_with(WebPDecoder::new(cursor).map_err(corrupt)?, limits),
+        Format::Gif => decode_with(GifDecoder::new(cursor).map_err(corrupt)?, limits),
+    }
 }
 
 thread_local! {

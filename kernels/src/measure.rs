@@ -138,8 +138,10 @@ fn brightness(p: &Pixels) -> [f64; 3] {
     };
     let mut levels: Vec<f64> = pixels(p).iter().map(level).collect();
     let mean = levels.iter().sum::<f64>() / levels.len() as f64;
-    levels.sort_unstable_by(f64::total_cmp);
-    let quantile = |percent: usize| levels[(percent * levels.len()).div_ceil(100).max(1) - 1];
+    let mut quantile = |percent: usize| {
+        let rank = (percent * levels.len()).div_ceil(100).max(1) - 1;
+        *levels.select_nth_unstable_by(rank, f64::total_cmp).1
+    };
     [mean, quantile(5), quantile(99)]
 }
 

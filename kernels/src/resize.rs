@@ -2,8 +2,9 @@
 
 use std::borrow::Cow;
 
-use fast_image_resize::images::{Image, ImageRef};
-use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
+use fast_image_resize::images::{TypedImage, TypedImageRef};
+use fast_image_resize::pixels::U8x3;
+use fast_image_resize::{FilterType, ResizeAlg, ResizeOptions, Resizer};
 use image::ExtendedColorType;
 use image::codecs::jpeg::JpegEncoder;
 
@@ -14,14 +15,17 @@ use crate::decode::Pixels;
 /// arithmetic: the same on every processor.
 pub fn resize(p: &Pixels, width: u32, height: u32) -> Pixels {
     let (width, height) = (width.max(1), height.max(1));
-    let source = ImageRef::new(p.width, p.height, &p.rgb, PixelType::U8x3)
+    // Typed on purpose: the dynamic call would compile every pixel type that the library knows.
+    let source = TypedImageRef::<U8x3>::from_buffer(p.width, p.height, &p.rgb)
         .expect("pixels have three bytes each");
-    let mut target = Image::new(width, height, PixelType::U8x3);
+    let mut rgb = vec![0; 3 * width as usize * height as usize];
+    let mut target = TypedImage::<U8x3>::from_buffer(width, height, &mut rgb)
+        .expect("and so has the target");
     let options = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(FilterType::Bilinear));
     Resizer::new()
-        .resize(&source, &mut target, &options)
-        .expect("both images have pixels of the same type");
-    Pixels { width, height, rgb: target.into_vec() }
+        .resize_typed(&source, &mut target, &options)
+        .expect("neither image is a view that does not fit");
+    Pixels { width, height, rgb }
 }
 
 /// The picture with its long side at most `side_max`, aspect kept (the short side rounded to the

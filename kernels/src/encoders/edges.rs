@@ -50,7 +50,7 @@ impl ImageEncoder for Edges {
     }
 
     fn default_bands(&self) -> &[(f64, f64)] {
-        &[(0.50, 0.95)]
+        &[(0.50, 0.93)]
     }
 }
 

@@ -7,8 +7,9 @@ use crate::vector::quantize_raw;
 
 pub(super) const NAME: &str = "builtin:layout";
 const DESCRIPTION: &str = "layout 1: bilinear to 32x32; 8x8 cells of mean R+G+B, R-G, (R+G)/2-B, each \
-    less its mean over cells; histogram of 4x4x4 colours, square root, less its mean; layout and \
-    colours weigh 1 and 1";
+    less its mean over cells, the first also less its part along a centred pyramid; histogram of \
+    4x4x4 colours, each capped at an eighth, square root, less its mean; layout and colours weigh 1 \
+    and 1";
 
 const CELLS: usize = 8;
 const CELL_PIXELS: usize = 4;
@@ -61,11 +62,27 @@ fn features(p: &Pixels) -> [f64; LAYOUT + COLORS] {
         *x = f64::from(sum);
     }
     layout.chunks_mut(CELLS * CELLS).for_each(center);
+    remove_pyramid(&mut layout[..CELLS * CELLS]);
     for (x, &count) in colors.iter_mut().zip(&counts) {
-        *x = f64::from(count).sqrt();
+        // The cap keeps a common background, such as white, from outweighing all else.
+        *x = f64::from(count.min((SIDE * SIDE / 8) as u32)).sqrt();
     }
     center(colors);
     weigh(layout, 1.0);
     weigh(colors, 1.0);
     features
+}
+
+/// Takes out of the (centred) lightness its part along "something in the middle, nothing around it",
+/// which most pictures have.
+fn remove_pyramid(lightness: &mut [f64]) {
+    let height = |i: usize| i.min(CELLS - 1 - i) as f64;
+    let mut pyramid: [f64; CELLS * CELLS] =
+        std::array::from_fn(|i| height(i / CELLS).min(height(i % CELLS)));
+    center(&mut pyramid);
+    let along: f64 = lightness.iter().zip(&pyramid).map(|(x, p)| x * p).sum();
+    let squared: f64 = pyramid.iter().map(|p| p * p).sum();
+    for (x, p) in lightness.iter_mut().zip(&pyramid) {
+        *x -= along / squared * p;
+    }
 }
