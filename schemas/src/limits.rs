@@ -21,6 +21,19 @@ pub const STORED_SIDE_MAX: u32 = 512;
 /// JPEG quality of that copy.
 pub const STORED_JPEG_QUALITY: u8 = 90;
 
+/// Longest line of a file log: the largest image in base64, with room for the rest.
+pub const LOG_LINE_BYTES_MAX: usize = 2 * ENCODED_BYTES_MAX;
+/// Files of a file log, all of which are held open.
+pub const LOG_FILES_MAX: usize = 1_024;
+/// Bytes of a file log that are read at once, per file.
+pub const LOG_READ_BYTES: usize = 64 << 10;
+/// Bytes of whole lines that are written to a file log at once.
+pub const LOG_WRITE_BYTES: usize = 1 << 20;
+/// Bytes that Kafka's client fetches ahead.
+pub const KAFKA_AHEAD_BYTES: usize = 64 << 20;
+/// Bytes of one partition that Kafka's client asks for at once; a larger message still comes.
+pub const KAFKA_FETCH_BYTES: usize = 4 << 20;
+
 /// Rows of an epoch.
 pub const EPOCH_ROWS: usize = 10_000;
 /// Encoded bytes of an epoch.
@@ -29,6 +42,8 @@ pub const EPOCH_BYTES: usize = 256 << 20;
 pub const EPOCHS_IN_FLIGHT: u64 = 3;
 /// Images encoded in one batch.
 pub const ENCODE_BATCH: usize = 64;
+/// Jobs that one operator has with the threads beside the dataflow at once.
+pub const OFFLOAD_JOBS: usize = 8;
 
 /// Neighbours per image, channel and band.
 pub const NEIGHBORS: usize = 10;
@@ -46,6 +61,8 @@ pub const DIM_MAX: usize = 4_096;
 pub const ANSWERS_PER_EPOCH: usize = 20_000;
 
 const _: () = assert!(ENCODED_BYTES_MAX <= EPOCH_BYTES, "an epoch must hold the largest image");
+const _: () = assert!(LOG_LINE_BYTES_MAX >= ENCODED_BYTES_MAX / 3 * 4 + 4 * TEXT_BYTES_MAX);
+const _: () = assert!(KAFKA_AHEAD_BYTES >= ENCODED_BYTES_MAX, "or the largest image never fits");
 const _: () = assert!(ENCODER_SIDE_MAX <= STORED_SIDE_MAX);
 const _: () = assert!(STORED_SIDE_MAX <= SIDE_MAX);
 const _: () = assert!(TARGETS_PER_QUERY <= NEIGHBORS && NEIGHBORS <= NEIGHBORS_MAX);

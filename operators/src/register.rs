@@ -1,0 +1,506 @@
+//! register: which images are live, and which of equal contents is mined (rule 1).
+//!
+//! Two steps, each on closed epochs. [`Shard`] owns image ids: the last message of an id wins, one
+//! that was turned away counts like a tombstone, and what is blocked is not live. [`Contents`] owns
+//! content ids: it names the mined image of each group of equal contents, and tells which contents
+//! are new. Both emit only what changed, so nothing behind `images` sees a re-sent message.
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet, btree_map::Entry},
+    sync::Arc,
+};
+
+use schemas::{
+    ContentId, Epoch,
+    message::{Description, Position},
+    reject::Reason,
+    shard_of,
+    tables::{BlockedRow, ContentRow, ImageRow, RejectRow},
+};
+use serde::{Deserialize, Serialize};
+use timely::dataflow::{
+    StreamVec,
+    operators::{Concat, vec::Map},
+};
+
+use crate::{
+    epochs::{each_epoch, split},
+    flow::{Arrival, Mined, Outcome, Picture},
+};
+
+/// What register says, each epoch.
+pub struct Registered<'s> {
+    /// Changes of `images`; `epoch` is 0 in the rows, so that equal rows are equal.
+    pub images: StreamVec<'s, Epoch, (ImageRow, Epoch, isize)>,
+    /// Changes of the mined images.
+    pub mined: StreamVec<'s, Epoch, (Mined, Epoch, isize)>,
+    /// Contents that are live and were never known before.
+    pub contents: StreamVec<'s, Epoch, ContentRow>,
+    /// Pictures of contents that became live or known, and those with given vectors.
+    pub pictures: StreamVec<'s, Epoch, Arc<Picture>>,
+    /// Messages turned away because they are blocked.
+    pub rejects: StreamVec<'s, Epoch, RejectRow>,
+    /// What was not blocked before.
+    pub blocked: StreamVec<'s, Epoch, BlockedRow>,
+}
+
+/// What the tables held at the start. Comes in the first epoch: images enter `images` and `mined`
+/// as they would from messages, contents and blocked rows are known and not emitted.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub enum Restored {
+    /// A live image.
+    Image(ImageRow),
+    /// A content that has its row in `contents`, live or not.
+    Content(ContentId),
+    /// A row of `blocked`.
+    Blocked(BlockedRow),
+}
+
+/// Registers arrivals. A row of `blocks` applies to every message of its epoch and to images that
+/// are live already; their messages land in `rejects` as they would have on arrival.
+pub fn register<'s>(
+    arrivals: StreamVec<'s, Epoch, Arrival>,
+    blocks: StreamVec<'s, Epoch, BlockedRow>,
+    restored: StreamVec<'s, Epoch, Restored>,
+) -> Registered<'s> {
+    let scope = arrivals.scope();
+    let (index, peers) = (scope.index() as u64, scope.peers() as u64);
+    let restored = restored.flat_map(move |row| match row {
+        Restored::Content(id) => vec![Err(ToContents::Known(id))],
+        Restored::Image(row) => vec![Ok((shard_of(&row.image_id), ToShard::Restored(row)))],
+        Restored::Blocked(row) => {
+            (0..peers).map(|worker| Ok((worker, ToShard::Known(row.clone())))).collect()
+        }
+    });
+    let (restored, known) = split(restored, |row| row);
+    let told = arrivals
+        .map(|arrival| (shard_of(&arrival.image_id), ToShard::Arrived(arrival)))
+        .concat(restored)
+        .concat(blocks.flat_map(move |row| {
+            (0..peers).map(move |worker| (worker, ToShard::Block(row.clone())))
+        }));
+    let mut shard = Shard { index, peers, ..Shard::default() };
+    let effects = each_epoch(
+        told,
+        "Register",
+        |(shard, _)| *shard,
+        move |epoch, told| shard.epoch(epoch, told.into_iter().map(|(_, told)| told)),
+    );
+    let (images, effects) = split(effects, |effect| match effect {
+        Effect::Image(row, epoch, diff) => Ok((row, epoch, diff)),
+        other => Err(other),
+    });
+    let (rejects, effects) = split(effects, |effect| match effect {
+        Effect::Reject(row) => Ok(row),
+        other => Err(other),
+    });
+    let (blocked, effects) = split(effects, |effect| match effect {
+        Effect::Blocked(row) => Ok(row),
+        other => Err(other),
+    });
+    let changes = effects.flat_map(|effect| match effect {
+        Effect::Change(change) => Some(ToContents::Change(change)),
+        _ => None,
+    });
+    let (mined, contents, pictures) = group(changes.concat(known));
+    Registered { images, mined, contents, pictures, rejects, blocked }
+}
+
+/// What one worker hears of the ids that it owns.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+enum ToShard {
+    Restored(ImageRow),
+    /// Blocked since before the start. Like `Block` it is told to every worker.
+    Known(BlockedRow),
+    Block(BlockedRow),
+    Arrived(Arrival),
+}
+
+#[derive(Clone, Debug)]
+enum Effect {
+    Image(ImageRow, Epoch, isize),
+    Reject(RejectRow),
+    Blocked(BlockedRow),
+    Change(Change),
+}
+
+/// An image enters or leaves the group of its content.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Change {
+    content_id: ContentId,
+    image_id: Arc<str>,
+    step: Step,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+enum Step {
+    /// With its caption, and with its picture unless it comes from the tables.
+    Enter(Option<Arc<str>>, Option<Arc<Picture>>),
+    Leave,
+}
+
+/// The ids of one worker.
+#[derive(Default)]
+struct Shard {
+    index: u64,
+    peers: u64,
+    /// By image id.
+    live: HashMap<Arc<str>, ImageRow>,
+    /// Kind and value.
+    blocked: HashSet<(String, String)>,
+}
+
+impl Shard {
+    fn epoch(&mut self, epoch: Epoch, told: impl Iterator<Item = ToShard>) -> Vec<Effect> {
+        let (mut restored, mut blocks, mut arrivals) = (Vec::new(), Vec::new(), Vec::new());
+        for row in told {
+            match row {
+                ToShard::Restored(row) => restored.push(row),
+                ToShard::Known(row) => drop(self.blocked.insert((row.kind, row.value))),
+                ToShard::Block(row) => blocks.push(row),
+                ToShard::Arrived(arrival) => arrivals.push(arrival),
+            }
+        }
+        let mut effects = Effects { epoch, rows: Vec::new() };
+        for row in restored {
+            let row = ImageRow { epoch: 0, ..row };
+            let image_id: Arc<str> = row.image_id.as_str().into();
+            effects.enter(&image_id, &row, None);
+            let before = self.live.insert(image_id, row);
+            assert!(before.is_none(), "I3: the table `images` names an image twice");
+        }
+        self.block(blocks, &mut effects);
+        self.arrive(arrivals, &mut effects);
+        effects.rows
+    }
+
+    /// Live images that match leave.
+    fn block(&mut self, mut blocks: Vec<BlockedRow>, effects: &mut Effects) {
+        blocks.sort_unstable();
+        let mut fresh = HashSet::new();
+        for row in blocks {
+            let name = (row.kind.clone(), row.value.clone());
+            if !self.blocked.insert(name.clone()) {
+                continue;
+            }
+            fresh.insert(name);
+            // Every worker is told; one of them tells the table.
+            if shard_of(&row.value) % self.peers == self.index {
+                effects.rows.push(Effect::Blocked(BlockedRow { epoch: 0, ..row }));
+            }
+        }
+        if fresh.is_empty() {
+            return;
+        }
+        let mut leaving: Vec<(Arc<str>, String)> = Vec::new();
+        for (image_id, row) in &self.live {
+            let source = row.source.as_deref();
+            if let Some(why) = match_blocked(&fresh, image_id, &row.content_id, source) {
+                leaving.push((image_id.clone(), why));
+            }
+        }
+        leaving.sort_unstable();
+        for (image_id, why) in leaving {
+            let row = self.live.remove(&image_id).expect("found above");
+            effects.reject(why, &image_id, &position(&row));
+            effects.leave(&image_id, row);
+        }
+    }
+
+    fn arrive(&mut self, mut arrivals: Vec<Arrival>, effects: &mut Effects) {
+        // A replayed message is older than what it made, whatever became of the rest.
+        arrivals.retain(|arrival| match self.live.get(&arrival.image_id) {
+            Some(row) => {
+                let at = &arrival.position;
+                (row.topic.as_str(), row.partition) != (&*at.topic, at.partition)
+                    || at.offset > row.offset
+            }
+            None => true,
+        });
+        arrivals.sort_by(|a, b| (&a.image_id, place(a)).cmp(&(&b.image_id, place(b))));
+        arrivals.dedup_by(|b, a| a.image_id == b.image_id && place(a) == place(b));
+        let mut winners: BTreeMap<Arc<str>, Arrival> = BTreeMap::new();
+        let mut arrivals = arrivals.into_iter().peekable();
+        while let Some(arrival) = arrivals.next() {
+            // Also of those that another message of the epoch replaces: cuts must not matter.
+            let arrival = self.unblocked(arrival, effects);
+            let replaced = arrivals.peek().is_some_and(|next| {
+                next.image_id == arrival.image_id && partition(next) == partition(&arrival)
+            });
+            if replaced {
+                continue;
+            }
+            // Across partitions nobody knows which is later; the record's timestamp decides.
+            let at =
+                |a: &Arrival| (a.position.timestamp_us, place(a).0.clone(), place(a).1, place(a).2);
+            match winners.entry(arrival.image_id.clone()) {
+                Entry::Vacant(vacant) => drop(vacant.insert(arrival)),
+                Entry::Occupied(mut other) if at(other.get()) < at(&arrival) => {
+                    other.insert(arrival);
+                }
+                Entry::Occupied(_) => {}
+            }
+        }
+        for winner in winners.into_values() {
+            self.apply(winner, effects);
+        }
+    }
+
+    /// A blocked message is turned away, and its image is gone.
+    fn unblocked(&self, mut arrival: Arrival, effects: &mut Effects) -> Arrival {
+        if let Outcome::Live(picture, description) = &arrival.outcome {
+            let (content, source) = (&picture.content.content_id, description.source.as_deref());
+            if let Some(why) = match_blocked(&self.blocked, &arrival.image_id, content, source) {
+                effects.reject(why, &arrival.image_id, &arrival.position);
+                arrival.outcome = Outcome::Gone;
+            }
+        }
+        arrival
+    }
+
+    fn apply(&mut self, winner: Arrival, effects: &mut Effects) {
+        let Arrival { image_id, position, outcome } = winner;
+        let Outcome::Live(picture, description) = outcome else {
+            if let Some(row) = self.live.remove(&image_id) {
+                effects.leave(&image_id, row);
+            }
+            return;
+        };
+        let row = image_row(&image_id, &picture, &description, &position);
+        match self.live.insert(image_id.clone(), row.clone()) {
+            Some(old) if old.content_id == row.content_id && old.caption == row.caption => {
+                effects.image(old, -1);
+                effects.image(row, 1);
+            }
+            Some(old) => {
+                effects.leave(&image_id, old);
+                effects.enter(&image_id, &row, Some(picture));
+            }
+            None => effects.enter(&image_id, &row, Some(picture)),
+        }
+    }
+}
+
+fn partition(arrival: &Arrival) -> (&Arc<str>, i32) {
+    (&arrival.position.topic, arrival.position.partition)
+}
+
+fn place(arrival: &Arrival) -> (&Arc<str>, i32, i64) {
+    let (topic, partition) = partition(arrival);
+    (topic, partition, arrival.position.offset)
+}
+
+fn match_blocked(
+    blocked: &HashSet<(String, String)>,
+    image_id: &str,
+    content_id: &str,
+    source: Option<&str>,
+) -> Option<String> {
+    if blocked.is_empty() {
+        return None;
+    }
+    let fields = [("id", Some(image_id)), ("content", Some(content_id)), ("source", source)];
+    fields.into_iter().find_map(|(kind, value)| {
+        let value = value?;
+        blocked
+            .contains(&(kind.to_owned(), value.to_owned()))
+            .then(|| format!("the {kind} {value} is blocked"))
+    })
+}
+
+fn image_row(
+    image_id: &str,
+    picture: &Picture,
+    description: &Description,
+    at: &Position,
+) -> ImageRow {
+    let Description { caption, uri, source, licence, attributes } = description.clone();
+    ImageRow {
+        image_id: image_id.into(),
+        content_id: picture.content_id.hex(),
+        source,
+        uri,
+        caption,
+        licence,
+        attributes,
+        topic: at.topic.to_string(),
+        partition: at.partition,
+        offset: at.offset,
+        ingested_at: at.timestamp_us,
+        epoch: 0,
+    }
+}
+
+fn position(row: &ImageRow) -> Position {
+    Position {
+        topic: row.topic.as_str().into(),
+        partition: row.partition,
+        offset: row.offset,
+        timestamp_us: row.ingested_at,
+    }
+}
+
+fn content_id(row: &ImageRow) -> ContentId {
+    ContentId::parse(&row.content_id).expect("`images.content_id` is 64 lower-case hex digits")
+}
+
+/// What a shard says of one epoch.
+struct Effects {
+    epoch: Epoch,
+    rows: Vec<Effect>,
+}
+
+impl Effects {
+    fn image(&mut self, row: ImageRow, diff: isize) {
+        self.rows.push(Effect::Image(row, self.epoch, diff));
+    }
+
+    fn change(&mut self, content_id: ContentId, image_id: &Arc<str>, step: Step) {
+        let image_id = image_id.clone();
+        self.rows.push(Effect::Change(Change { content_id, image_id, step }));
+    }
+
+    fn enter(&mut self, image_id: &Arc<str>, row: &ImageRow, picture: Option<Arc<Picture>>) {
+        let caption = row.caption.as_deref().map(Into::into);
+        self.image(row.clone(), 1);
+        self.change(content_id(row), image_id, Step::Enter(caption, picture));
+    }
+
+    fn leave(&mut self, image_id: &Arc<str>, row: ImageRow) {
+        self.change(content_id(&row), image_id, Step::Leave);
+        self.image(row, -1);
+    }
+
+    fn reject(&mut self, why: String, image_id: &str, at: &Position) {
+        let row = RejectRow::message(Reason::Blocked, why, Some(image_id), at);
+        self.rows.push(Effect::Reject(row));
+    }
+}
+
+/// What one worker hears of the contents that it owns.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+enum ToContents {
+    /// Has its row in the table.
+    Known(ContentId),
+    Change(Change),
+}
+
+#[derive(Clone, Debug)]
+enum Named {
+    Mined(Mined, Epoch, isize),
+    Content(ContentRow),
+    Picture(Arc<Picture>),
+}
+
+type Grouped<'s> = (
+    StreamVec<'s, Epoch, (Mined, Epoch, isize)>,
+    StreamVec<'s, Epoch, ContentRow>,
+    StreamVec<'s, Epoch, Arc<Picture>>,
+);
+
+fn group<'s>(told: StreamVec<'s, Epoch, ToContents>) -> Grouped<'s> {
+    let route = |told: &ToContents| match told {
+        ToContents::Known(id) => id.hash64(),
+        ToContents::Change(change) => change.content_id.hash64(),
+    };
+    let mut contents = Contents::default();
+    let named = each_epoch(told, "Group", route, move |epoch, told| contents.epoch(epoch, told));
+    let (mined, named) = split(named, |named| match named {
+        Named::Mined(mined, epoch, diff) => Ok((mined, epoch, diff)),
+        other => Err(other),
+    });
+    let (contents, named) = split(named, |named| match named {
+        Named::Content(row) => Ok(row),
+        other => Err(other),
+    });
+    let pictures = named.flat_map(|named| match named {
+        Named::Picture(picture) => Some(picture),
+        _ => None,
+    });
+    (mined, contents, pictures)
+}
+
+/// The contents of one worker.
+#[derive(Default)]
+struct Contents {
+    /// Every live image's caption; the first id of a content is the mined one.
+    members: BTreeMap<(ContentId, Arc<str>), Option<Arc<str>>>,
+    /// Contents that have a row in the table, live or not.
+    known: HashSet<ContentId>,
+}
+
+impl Contents {
+    fn epoch(&mut self, epoch: Epoch, told: Vec<ToContents>) -> Vec<Named> {
+        let mut before: BTreeMap<ContentId, Option<Mined>> = BTreeMap::new();
+        let mut pictures: BTreeMap<(ContentId, Arc<str>), Arc<Picture>> = BTreeMap::new();
+        // An image's changes come from one worker, in their order; those of others commute.
+        for row in told {
+            let Change { content_id, image_id, step } = match row {
+                ToContents::Known(id) => {
+                    self.known.insert(id);
+                    continue;
+                }
+                ToContents::Change(change) => change,
+            };
+            before.entry(content_id).or_insert_with(|| self.mined(content_id));
+            let member = (content_id, image_id);
+            match step {
+                Step::Leave => {
+                    pictures.remove(&member);
+                    self.members.remove(&member).expect("only a member leaves");
+                }
+                Step::Enter(caption, picture) => {
+                    if let Some(picture) = picture {
+                        pictures.insert(member.clone(), picture);
+                    }
+                    self.members.insert(member, caption);
+                }
+            }
+        }
+        let mut named = Vec::new();
+        for (content_id, before) in before {
+            let after = self.mined(content_id);
+            if after.is_some() {
+                let arrived = pictures.range((content_id, "".into())..);
+                let arrived = arrived.take_while(|((id, _), _)| *id == content_id);
+                self.show(arrived.map(|(_, picture)| picture), before.is_none(), &mut named);
+                let known = self.known.contains(&content_id);
+                assert!(known, "I8: {content_id:?} is live, and `contents` has no row of it");
+            }
+            if before != after {
+                named.extend(before.map(|mined| Named::Mined(mined, epoch, -1)));
+                named.extend(after.map(|mined| Named::Mined(mined, epoch, 1)));
+            }
+        }
+        named
+    }
+
+    /// Rule 1, with the image's own caption.
+    fn mined(&self, content_id: ContentId) -> Option<Mined> {
+        let ((first, image_id), caption) = self.members.range((content_id, "".into())..).next()?;
+        (*first == content_id).then(|| Mined {
+            image_id: image_id.clone(),
+            content_id,
+            caption: caption.clone(),
+        })
+    }
+
+    /// Sends on what arrived of one live content, as far as it is news.
+    fn show<'a>(
+        &mut self,
+        arrived: impl Iterator<Item = &'a Arc<Picture>>,
+        was_dead: bool,
+        named: &mut Vec<Named>,
+    ) {
+        for (i, picture) in arrived.enumerate() {
+            let unknown = self.known.insert(picture.content_id);
+            if unknown {
+                named.push(Named::Content(picture.content.clone()));
+            }
+            // The pixels are needed once; a caption's given vector comes with every message.
+            if unknown || (was_dead && i == 0) || picture.given.iter().any(Option::is_some) {
+                named.push(Named::Picture(picture.clone()));
+            }
+        }
+    }
+}
