@@ -1,0 +1,100 @@
+//! The best candidates of one image in one band.
+
+use std::{cmp::Ordering, collections::HashSet, sync::Arc};
+
+use serde::{Deserialize, Serialize};
+
+use crate::flow::RowId;
+
+/// A version that scores within a band.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Candidate {
+    pub score: i32,
+    pub row: RowId,
+    pub image_id: Arc<str>,
+}
+
+/// What [`Kept::insert`] did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Inserted {
+    /// It ranks behind what this list can vouch for.
+    No,
+    /// It stands at this index now.
+    At(usize),
+}
+
+/// The first entries, by score descending and image id ascending, of all live versions that score
+/// within the band; at most `capacity` of them.
+///
+/// It is exact however it came about: entries are always a prefix of the true order. Once an entry
+/// was dropped for want of room the list is not `complete`, and what comes after its last entry is
+/// unknown: deletes shorten it, and a newcomer behind the last entry must not be appended, for a
+/// dropped one may stand between.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Kept {
+    pub entries: Vec<Candidate>,
+    pub complete: bool,
+}
+
+impl Kept {
+    /// The list of a band in which nothing lives.
+    pub fn empty() -> Kept {
+        Kept { entries: Vec::new(), complete: true }
+    }
+
+    /// The list of all that several shards hold, from the lists of each: a prefix of each makes a
+    /// prefix of all.
+    pub fn merged(parts: Vec<Kept>, capacity: usize) -> Kept {
+        let mut complete = parts.iter().all(|part| part.complete);
+        let mut entries: Vec<Candidate> = parts.into_iter().flat_map(|part| part.entries).collect();
+        entries.sort_by(|a, b| order(a, b.score, &b.image_id));
+        complete &= entries.len() <= capacity;
+        entries.truncate(capacity);
+        entries.shrink_to_fit();
+        Kept { entries, complete }
+    }
+
+    /// A version becomes live and scores within the band.
+    pub fn insert(
+        &mut self,
+        score: i32,
+        image_id: &Arc<str>,
+        row: RowId,
+        capacity: usize,
+    ) -> Inserted {
+        let full = self.entries.len() == capacity;
+        // Nearly every candidate of a full list ends here, without a search.
+        if full && self.entries.last().is_some_and(|last| last.score > score) {
+            self.complete = false;
+            return Inserted::No;
+        }
+        let at = self.entries.partition_point(|e| order(e, score, image_id) == Ordering::Less);
+        if at == self.entries.len() && (full || !self.complete) {
+            self.complete = false;
+            return Inserted::No;
+        }
+        if full {
+            self.entries.pop();
+            self.complete = false;
+        }
+        self.entries.insert(at, Candidate { score, row, image_id: Arc::clone(image_id) });
+        Inserted::At(at)
+    }
+
+    /// Versions cease to be live; gives the index of the first entry that goes.
+    pub fn remove(&mut self, gone: &HashSet<RowId>) -> Option<usize> {
+        let first = self.entries.iter().position(|e| gone.contains(&e.row))?;
+        self.entries.retain(|e| !gone.contains(&e.row));
+        Some(first)
+    }
+
+    /// Whether the first `neighbors` of the band may not all be here.
+    pub fn short(&self, neighbors: usize) -> bool {
+        !self.complete && self.entries.len() < neighbors
+    }
+}
+
+/// Rule 3's order: score descending, then image id ascending, bytewise.
+fn order(entry: &Candidate, score: i32, image_id: &str) -> Ordering {
+    score.cmp(&entry.score).then_with(|| entry.image_id.as_bytes().cmp(image_id.as_bytes()))
+}

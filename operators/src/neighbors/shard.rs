@@ -1,0 +1,399 @@
+//! One worker's share of the images: their vectors, their lists, and how both change in an epoch.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::{Arc, atomic::Ordering::Relaxed},
+};
+
+use kernels::similarity::{Rows, scan};
+use schemas::{Epoch, shard_of};
+use serde::{Deserialize, Serialize};
+
+use super::{
+    Counters, Lists, Mining, Neighbor, VectorBook,
+    kept::{Inserted, Kept},
+};
+use crate::flow::{RowId, Version, VersionChange};
+
+/// Queries of one call of [`scan`].
+const BATCH: usize = 64;
+
+/// What one shard found for a list of another: a prefix of its own share.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Offer {
+    row: RowId,
+    channel: usize,
+    band: usize,
+    kept: Kept,
+}
+
+/// A version whose lists ran short, with the bands that did, by channel.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Rescan {
+    version: Arc<Version>,
+    wanted: [Vec<usize>; 3],
+}
+
+/// The new versions of an epoch, scanned a batch at a time so that a worker also gets to do other
+/// things.
+pub(super) struct Scan {
+    fresh: Vec<Arc<Version>>,
+    channel: usize,
+    next: usize,
+}
+
+/// See the module.
+pub(super) struct Shard {
+    index: usize,
+    peers: usize,
+    mining: Arc<Mining>,
+    book: Arc<VectorBook>,
+    counters: Arc<Counters>,
+    /// The vectors of a channel.
+    matrices: [Option<Matrix>; 3],
+    /// The images, at places that stay theirs while they live.
+    locals: Vec<Option<Local>>,
+    vacant: Vec<u32>,
+    places: HashMap<RowId, u32>,
+    /// The epoch under way, and what closing it takes.
+    pub(super) open: Option<Epoch>,
+    left: Vec<(Arc<str>, RowId)>,
+    entered: HashSet<Arc<str>>,
+    changed: Vec<u32>,
+    shortened: Vec<u32>,
+    /// Lists that are being gathered from all shards: place, channel, band.
+    gathered: Vec<(u32, usize, usize)>,
+}
+
+struct Local {
+    version: Arc<Version>,
+    /// Row of each channel's matrix.
+    at: [Option<usize>; 3],
+    /// By channel and band.
+    lists: [Vec<Kept>; 3],
+    /// Entered in the open epoch: its lists are gathered, not updated.
+    fresh: bool,
+    changed: bool,
+}
+
+/// Rows `0..live` are the vectors of live images, without holes: the last one moves into the gap
+/// that a removal leaves, so a scan never multiplies what is not there.
+struct Matrix {
+    rows: Rows,
+    /// Place of each row's image.
+    places: Vec<u32>,
+    live: usize,
+}
+
+impl Matrix {
+    fn push(&mut self, vector: &[i16], place: u32) -> usize {
+        let at = self.live;
+        if at == self.rows.len() {
+            self.rows.push(vector);
+            self.places.push(place);
+        } else {
+            self.rows.set(at, vector);
+            self.places[at] = place;
+        }
+        self.live += 1;
+        at
+    }
+
+    /// Gives the place of the image whose row moved to `at`, if one did.
+    fn remove(&mut self, at: usize) -> Option<u32> {
+        self.live -= 1;
+        let last = self.live;
+        if at != last {
+            let moved = self.rows.row(last).to_vec();
+            self.rows.set(at, &moved);
+            self.places[at] = self.places[last];
+        }
+        // What has left must not stay readable in memory that is only spare.
+        self.rows.clear(last);
+        (at != last).then(|| self.places[at])
+    }
+}
+
+impl Shard {
+    pub fn new(
+        index: usize,
+        peers: usize,
+        mining: Arc<Mining>,
+        book: Arc<VectorBook>,
+        counters: Arc<Counters>,
+    ) -> Shard {
+        Shard {
+            index,
+            peers,
+            mining,
+            book,
+            counters,
+            matrices: [None, None, None],
+            locals: Vec::new(),
+            vacant: Vec::new(),
+            places: HashMap::new(),
+            open: None,
+            left: Vec::new(),
+            entered: HashSet::new(),
+            changed: Vec::new(),
+            shortened: Vec::new(),
+            gathered: Vec::new(),
+        }
+    }
+
+    fn owner(&self, image_id: &str) -> usize {
+        (shard_of(image_id) % self.peers as u64) as usize
+    }
+
+    /// Opens an epoch: what leaves, leaves shard and lists; what enters, enters the shard.
+    pub fn begin(&mut self, epoch: Epoch, changes: Vec<VersionChange>) -> Scan {
+        assert!(self.open.is_none(), "an epoch opens when the one before is closed");
+        self.open = Some(epoch);
+        let mut gone = HashSet::new();
+        let mut fresh = Vec::new();
+        for change in changes {
+            match change {
+                VersionChange::Remove(image_id, row) => {
+                    gone.insert(row);
+                    if self.owner(&image_id) == self.index {
+                        self.leave(epoch, image_id, row);
+                    }
+                }
+                VersionChange::Add(version) => fresh.push(version),
+            }
+        }
+        self.purge(&gone);
+        fresh.retain(|version| !gone.contains(&version.row));
+        fresh.sort_unstable_by_key(|version| version.row);
+        for version in &fresh {
+            if self.owner(&version.image_id) == self.index {
+                self.enter(epoch, version);
+            }
+        }
+        self.counters.rows[self.index].store(self.places.len() as u64, Relaxed);
+        Scan { fresh, channel: 0, next: 0 }
+    }
+
+    fn leave(&mut self, epoch: Epoch, image_id: Arc<str>, row: RowId) {
+        let Some(place) = self.places.remove(&row) else { return };
+        let local = self.locals[place as usize].take().expect("a row's place holds its image");
+        for (c, at) in local.at.into_iter().enumerate() {
+            let (Some(matrix), Some(at)) = (&mut self.matrices[c], at) else { continue };
+            let Some(moved) = matrix.remove(at) else { continue };
+            let moved = self.locals[moved as usize].as_mut().expect("a live row has an image");
+            moved.at[c] = Some(at);
+        }
+        self.vacant.push(place);
+        self.book.remove(epoch, &image_id, row);
+        self.left.push((image_id, row));
+    }
+
+    fn purge(&mut self, gone: &HashSet<RowId>) {
+        if gone.is_empty() {
+            return;
+        }
+        for (place, local) in self.locals.iter_mut().enumerate() {
+            let Some(local) = local else { continue };
+            let mut shortened = false;
+            for (c, lists) in local.lists.iter_mut().enumerate() {
+                for kept in lists {
+                    let Some(first) = kept.remove(gone) else { continue };
+                    shortened = true;
+                    if first < self.mining.neighbors[c] && !local.changed {
+                        local.changed = true;
+                        self.changed.push(place as u32);
+                    }
+                }
+            }
+            if shortened {
+                self.shortened.push(place as u32);
+            }
+        }
+    }
+
+    fn enter(&mut self, epoch: Epoch, version: &Arc<Version>) {
+        let place = self.vacant.pop().unwrap_or_else(|| {
+            self.locals.push(None);
+            (self.locals.len() - 1) as u32
+        });
+        let mut at = [None; 3];
+        for (c, vector) in version.vectors.iter().enumerate() {
+            let Some(vector) = vector.as_ref().filter(|_| !self.mining.bands[c].is_empty()) else {
+                continue;
+            };
+            let matrix = self.matrices[c].get_or_insert_with(|| Matrix {
+                rows: Rows::new(vector.len()),
+                places: Vec::new(),
+                live: 0,
+            });
+            at[c] = Some(matrix.push(vector, place));
+            self.gathered.extend((0..self.mining.bands[c].len()).map(|band| (place, c, band)));
+        }
+        let lists = std::array::from_fn(|c| {
+            let bands = if at[c].is_some() { self.mining.bands[c].len() } else { 0 };
+            vec![Kept::empty(); bands]
+        });
+        let local = Local { version: Arc::clone(version), at, lists, fresh: true, changed: true };
+        self.locals[place as usize] = Some(local);
+        self.places.insert(version.row, place);
+        self.changed.push(place);
+        self.entered.insert(Arc::clone(&version.image_id));
+        self.book.add(epoch, version);
+    }
+
+    /// Scans one batch of new versions against this shard, for both sides. `None` when there is no
+    /// more to scan.
+    pub fn step(&mut self, work: &mut Scan) -> Option<Vec<(u64, Offer)>> {
+        while work.next >= work.fresh.len() {
+            work.channel += 1;
+            work.next = 0;
+            if work.channel >= 3 || work.fresh.is_empty() {
+                return None;
+            }
+        }
+        let end = work.fresh.len().min(work.next + BATCH);
+        let bands: Vec<usize> = (0..self.mining.bands[work.channel].len()).collect();
+        let queries: Vec<_> = work.fresh[work.next..end].iter().map(|v| (v, &*bands)).collect();
+        let offers = self.find(work.channel, &queries, true);
+        work.next = end;
+        Some(offers)
+    }
+
+    /// What this shard holds for lists that ran short.
+    pub fn answer(&mut self, requests: &[Rescan]) -> Vec<(u64, Offer)> {
+        let mut offers = Vec::new();
+        for channel in 0..3 {
+            let wanted: Vec<_> = requests
+                .iter()
+                .map(|request| (&request.version, &*request.wanted[channel]))
+                .filter(|(_, bands)| !bands.is_empty())
+                .collect();
+            for queries in wanted.chunks(BATCH) {
+                offers.extend(self.find(channel, queries, false));
+            }
+        }
+        offers
+    }
+
+    /// Scans this shard for the queries' bands. For new versions (`enter`) the lists of the images
+    /// found are updated too: a score has two sides.
+    fn find(
+        &mut self,
+        channel: usize,
+        queries: &[(&Arc<Version>, &[usize])],
+        enter: bool,
+    ) -> Vec<(u64, Offer)> {
+        let mining = Arc::clone(&self.mining);
+        let (bands, neighbors) = (&mining.bands[channel], mining.neighbors[channel]);
+        let capacity = neighbors + mining.slack;
+        let (mut who, mut vectors, mut found) = (Vec::new(), Vec::new(), Vec::new());
+        for (version, wanted) in queries {
+            let Some(vector) = &version.vectors[channel] else { continue };
+            who.push(*version);
+            vectors.push(&**vector);
+            let of_band = |b| wanted.contains(&b).then(Kept::empty);
+            found.push((0..bands.len()).map(of_band).collect::<Vec<Option<Kept>>>());
+        }
+        let wanted = queries.iter().flat_map(|(_, wanted)| *wanted);
+        let lo = wanted.map(|&b| bands[b].lo).min();
+        let (Some(matrix), Some(lo)) = (&self.matrices[channel], lo) else { return Vec::new() };
+        let (locals, changed) = (&mut self.locals, &mut self.changed);
+        scan(&vectors, &matrix.rows, 0..matrix.live, lo, &mut |q, r, score| {
+            let Some(band) = bands.iter().position(|band| band.contains(score)) else { return };
+            let place = matrix.places[r];
+            let local = locals[place as usize].as_mut().expect("a live row has an image");
+            let query = who[q];
+            if local.version.row == query.row {
+                return;
+            }
+            if let Some(kept) = &mut found[q][band] {
+                kept.insert(score, &local.version.image_id, local.version.row, capacity);
+            }
+            if enter && !local.fresh {
+                let list = &mut local.lists[channel][band];
+                let inserted = list.insert(score, &query.image_id, query.row, capacity);
+                if matches!(inserted, Inserted::At(i) if i < neighbors) && !local.changed {
+                    local.changed = true;
+                    changed.push(place);
+                }
+            }
+        });
+        let dots = (vectors.len() * matrix.live) as u64;
+        let counter =
+            if enter { &self.counters.dot_products } else { &self.counters.rescan_dot_products };
+        counter.fetch_add(dots, Relaxed);
+        let mut offers = Vec::new();
+        for (version, bands) in who.into_iter().zip(found) {
+            let to = self.owner(&version.image_id) as u64;
+            for (band, kept) in bands.into_iter().enumerate() {
+                let Some(kept) = kept.filter(|kept| !kept.entries.is_empty()) else { continue };
+                offers.push((to, Offer { row: version.row, channel, band, kept }));
+            }
+        }
+        offers
+    }
+
+    /// Takes the lists that all shards' offers make. A shard without an offer had nothing.
+    pub fn gather(&mut self, offers: Vec<Offer>) {
+        let mut parts: HashMap<(RowId, usize, usize), Vec<Kept>> = HashMap::new();
+        for offer in offers {
+            parts.entry((offer.row, offer.channel, offer.band)).or_default().push(offer.kept);
+        }
+        for (place, channel, band) in std::mem::take(&mut self.gathered) {
+            let local = self.locals[place as usize].as_mut().expect("only live images gather");
+            let parts = parts.remove(&(local.version.row, channel, band)).unwrap_or_default();
+            let capacity = self.mining.neighbors[channel] + self.mining.slack;
+            local.lists[channel][band] = Kept::merged(parts, capacity);
+        }
+    }
+
+    /// The lists that deletes left too short to tell what comes next.
+    pub fn short(&mut self) -> Vec<Rescan> {
+        let mut requests = Vec::new();
+        for place in std::mem::take(&mut self.shortened) {
+            let local = self.locals[place as usize].as_ref().expect("nothing left since");
+            let mut wanted: [Vec<usize>; 3] = Default::default();
+            for (c, lists) in local.lists.iter().enumerate() {
+                for (band, kept) in lists.iter().enumerate() {
+                    if kept.short(self.mining.neighbors[c]) {
+                        wanted[c].push(band);
+                        self.gathered.push((place, c, band));
+                        self.counters.rescans.fetch_add(1, Relaxed);
+                    }
+                }
+            }
+            if wanted.iter().any(|bands| !bands.is_empty()) {
+                requests.push(Rescan { version: Arc::clone(&local.version), wanted });
+            }
+        }
+        requests
+    }
+
+    /// Closes the epoch: what its lists have become.
+    pub fn close(&mut self) -> Vec<Lists> {
+        self.open = None;
+        let entered = std::mem::take(&mut self.entered);
+        let mut lists: Vec<Lists> = std::mem::take(&mut self.left)
+            .into_iter()
+            .filter(|(image_id, _)| !entered.contains(image_id))
+            .map(|(image_id, row)| Lists { image_id, row, channels: None })
+            .collect();
+        for place in std::mem::take(&mut self.changed) {
+            let local = self.locals[place as usize].as_mut().expect("nothing left since");
+            (local.fresh, local.changed) = (false, false);
+            let channels = std::array::from_fn(|c| {
+                let firsts = local.lists[c].iter().map(|kept| &kept.entries);
+                let ranked = firsts.flat_map(|f| f.iter().take(self.mining.neighbors[c]).zip(1..));
+                ranked.map(|(candidate, rank)| Neighbor::new(candidate, rank)).collect()
+            });
+            let version = &local.version;
+            let image_id = Arc::clone(&version.image_id);
+            lists.push(Lists { image_id, row: version.row, channels: Some(channels) });
+        }
+        lists
+    }
+}
+
+#[cfg(test)]
+#[path = "tests.rs"]
+mod tests;
