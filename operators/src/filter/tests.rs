@@ -1,0 +1,165 @@
+use schemas::{
+    ContentId,
+    tables::{Audit, Row},
+};
+use timely::dataflow::operators::{Capture, capture::Extract, vec::ToStream};
+
+use super::*;
+
+fn answer(id: &str, instructions: &[&str]) -> Answer {
+    let audit = |i: usize| Audit {
+        label: "unresolved".into(),
+        rank_text: Some(i as i32),
+        rank_image: None,
+        rank_both: None,
+    };
+    Answer {
+        request_id: id.into(),
+        query: ContentId::of(b"q"),
+        target: ContentId::of(b"t"),
+        model: "m".into(),
+        prompt_version: 1,
+        ok: true,
+        description: None,
+        instructions: instructions.iter().map(|s| s.to_string()).collect(),
+        audits: (0..instructions.len()).map(audit).collect(),
+    }
+}
+
+fn reason(text: &str) -> Option<Reason> {
+    let (passing, failures) = judge(&answer("r", &[text]), &Filter::default());
+    assert_eq!(passing.len() + failures.len(), 1, "every instruction is judged once");
+    failures.first().map(|(_, reason, _)| *reason)
+}
+
+#[test]
+fn what_a_searcher_would_type_passes() {
+    for text in [
+        "Find a similar vehicle indoors in a hangar with artificial lighting.",
+        "What does the inside of this car look like?",
+        "Remove the small heart symbol",
+        "The same dog, but on the left side of the road",
+        "an image a child drew, with two suns",
+        "make the picture frame golden",
+        "I want 100000000 balloons here, not one",
+        "Surely the sea, only stormier",
+        "a very very dark night",
+        "换成 红色 的 圆",
+        "把蓝色方块换成红色圆形",
+        "Gleiches Motiv, aber bei Nacht",
+    ] {
+        assert_eq!(reason(text), None, "{text}");
+    }
+}
+
+#[test]
+fn each_rule_names_its_reason() {
+    let long = (0..61).map(|i| format!("w{i} ")).collect::<String>();
+    for (text, expected) in [
+        ("", Reason::TooShort),
+        ("brighter", Reason::TooShort),
+        ("… — !", Reason::TooShort),
+        (long.as_str(), Reason::TooLong),
+        ("the dog dog dog runs", Reason::Repetitive),
+        ("make it sooooooo bright", Reason::Repetitive),
+        ("a red dog and a red dog and a red dog and", Reason::Repetitive),
+        ("Like the first image but darker", Reason::MetaPhrase),
+        ("Use the Source Image with snow", Reason::MetaPhrase),
+        ("the same cat as in the query photo", Reason::MetaPhrase),
+        ("both images, but with snow", Reason::MetaPhrase),
+        ("make image 1 look like winter", Reason::MetaPhrase),
+        ("turn Image A into night", Reason::MetaPhrase),
+        ("brighter compared to this one", Reason::MetaPhrase),
+        ("I’m sorry, I see nothing here", Reason::MetaPhrase),
+        ("As an AI I do not know", Reason::MetaPhrase),
+        ("I cannot tell what this is", Reason::MetaPhrase),
+        ("Sure! The same dog in snow", Reason::MetaPhrase),
+        ("Here are three instructions for it", Reason::MetaPhrase),
+        ("**Make it brighter** than now", Reason::MetaPhrase),
+        ("{\"instructions\": [\"make it brighter\"", Reason::MetaPhrase),
+        ("[make it brighter please", Reason::MetaPhrase),
+        ("<think>the dog has moved</think>", Reason::MetaPhrase),
+    ] {
+        assert_eq!(reason(text), Some(expected), "{text}");
+    }
+}
+
+#[test]
+fn of_two_alike_the_first_stays() {
+    let texts = ["the same dog in snow", "In snow: the SAME dog!", "a dog on the beach"];
+    let (passing, failures) = judge(&answer("r", &texts), &Filter::default());
+    assert_eq!(passing, [0, 2]);
+    assert_eq!(failures[0].1, Reason::Repetitive);
+    assert!(failures[0].2.contains("instruction 1"), "{}", failures[0].2);
+    // A limit of 1 lets equal words in another order through, but never equal texts.
+    let rules = Filter { overlap_max: 1.0, ..Filter::default() };
+    let twice = ["the same dog in snow", "in snow the same dog", "the same dog, in snow"];
+    assert_eq!(judge(&answer("r", &twice), &rules).0, [0, 1]);
+}
+
+#[test]
+fn limits_come_from_the_config() {
+    let rules = Filter { words_min: 5, words_max: 6, ..Filter::default() };
+    let texts = ["one two three four", "one two three four five", "a b c d e f g"];
+    let (passing, failures) = judge(&answer("r", &texts), &rules);
+    assert_eq!(passing, [1]);
+    assert_eq!(
+        failures.iter().map(|f| f.1).collect::<Vec<_>>(),
+        [Reason::TooShort, Reason::TooLong]
+    );
+}
+
+const GOOD: [&str; 4] =
+    ["the same dog in snow", "a dog on the beach", "one more dog, please", "show it at night"];
+
+#[test]
+fn an_accepted_answer_keeps_what_passes_with_its_audits() {
+    let mut texts = GOOD.to_vec();
+    texts.insert(1, "short");
+    let (accepted, rejects) = accept(answer("r", &texts), &Filter::default());
+    let accepted = accepted.expect("four of five pass");
+    assert_eq!(accepted.instructions, GOOD);
+    let ranks: Vec<_> = accepted.audits.iter().map(|a| a.rank_text).collect();
+    assert_eq!(ranks, [Some(0), Some(2), Some(3), Some(4)]);
+    assert!(rejects.is_empty());
+}
+
+#[test]
+fn a_rejected_answer_says_why_without_quoting_itself() {
+    let texts = [GOOD[0], "xylophone", "the first image with a xylophone", GOOD[1]];
+    let (accepted, rejects) = accept(answer("r7", &texts), &Filter::default());
+    assert!(accepted.is_none());
+    let reasons: Vec<_> = rejects.iter().map(|r| r.reason.as_str()).collect();
+    assert_eq!(reasons, ["too_few_instructions", "too_short", "meta_phrase"]);
+    assert!(rejects.iter().all(|r| r.request_id.as_deref() == Some("r7")));
+    assert!(rejects.iter().all(|r| r.stage == "filter"), "{rejects:?}");
+    assert!(rejects.iter().all(|r| !r.detail.contains("xylophone")), "{rejects:?}");
+    let failed = Answer { ok: false, ..answer("r8", &[]) };
+    let (accepted, rejects) = accept(failed, &Filter::default());
+    assert!(accepted.is_none());
+    assert_eq!((rejects[0].stage.as_str(), rejects[0].reason.as_str()), ("annotate", "no_answer"));
+    assert_eq!(RejectRow::TABLE.as_str(), "rejects");
+}
+
+/// Restored answers pass the same rules, and leave no second row in `rejects`.
+#[test]
+fn only_new_answers_are_rejected_again() {
+    let (accepted, rejects) = timely::example(|scope| {
+        let answers = vec![
+            (answer("new-good", &GOOD), true),
+            (answer("old-good", &GOOD), false),
+            (answer("new-bad", &["short"]), true),
+            (answer("old-bad", &["short"]), false),
+        ];
+        let (accepted, rejects) = filter(answers.to_stream(scope), &Filter::default());
+        (accepted.inner.capture(), rejects.capture())
+    });
+    let accepted = accepted.extract().into_iter().flat_map(|(_, rows)| rows);
+    let mut ids: Vec<_> =
+        accepted.map(|(a, epoch, diff)| (a.request_id.clone(), epoch, diff)).collect();
+    ids.sort();
+    assert_eq!(ids, [("new-good".to_owned(), 0, 1), ("old-good".to_owned(), 0, 1)]);
+    let rejects: Vec<_> = rejects.extract().into_iter().flat_map(|(_, rows)| rows).collect();
+    let ids: Vec<_> = rejects.iter().map(|r| r.request_id.as_deref()).collect();
+    assert_eq!(ids, [Some("new-bad"), Some("new-bad")]);
+}
