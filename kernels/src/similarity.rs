@@ -193,13 +193,16 @@ fn scan_portable(
     });
 }
 
+/// What a path does with one tile of queries and one block of rows.
+type TileFn<'a> = &'a mut dyn FnMut(&Rows, usize, usize, Range<usize>);
+
 /// Packs the queries, padded to whole tiles with zeros, checks every bound that the paths rely on,
 /// and calls `tile(packed, first query, queries that are real, rows)` in cache order.
 fn in_blocks(
     queries: &[&[i16]],
     rows: &Rows,
     range: Range<usize>,
-    tile: &mut dyn FnMut(&Rows, usize, usize, Range<usize>),
+    tile: TileFn<'_>,
 ) {
     assert!(range.end <= rows.len(), "rows {range:?} of {}", rows.len());
     let mut packed = Rows::new(rows.dim);
