@@ -3,3 +3,6 @@
 mod delta_store;
 mod faulty;
 mod publish_model;
+mod push;
+mod source;
+mod source_kafka;

@@ -108,6 +108,13 @@ pub struct Unreadable {
 
 /// Reads one record. Total: every record is a message or has a reason why not.
 pub fn parse(record: Record, key: &KeySource) -> Result<Message, Unreadable> {
+    if let (None, Some(value)) = (&record.key, &record.value)
+        && value.starts_with(NOT_A_LINE.as_bytes())
+    {
+        // Otherwise a broken line would be said to have no key, and nobody would learn why.
+        let detail = String::from_utf8_lossy(&value[1..]).into_owned();
+        return Err(Unreadable { reason: Reason::BadEnvelope, detail, image_id: None });
+    }
     let known_id = match key {
         KeySource::Message => Some(image_id(record.key.as_deref().unwrap_or_default())),
         KeySource::Header(name) => {
@@ -292,19 +299,22 @@ struct Line {
     timestamp: i64,
 }
 
+const NOT_A_LINE: &str = "{not a log line: ";
+
+/// The record that stands for a line that cannot be read; [`parse`] rejects it with `why`.
+pub fn broken_line(why: &str, topic: &Arc<str>, partition: i32, offset: i64) -> Record {
+    let position = Position { topic: topic.clone(), partition, offset, timestamp_us: 0 };
+    let value = Some(format!("{NOT_A_LINE}{why}").into_bytes());
+    Record { position, key: None, value, headers: Vec::new() }
+}
+
 /// Reads one line. A line that is no such JSON becomes a record that [`parse`] will reject: it has
 /// a position like any other, and nothing is lost.
 pub fn read_line(line: &str, topic: &Arc<str>, partition: i32, offset: i64) -> Record {
     let at = |timestamp_us| Position { topic: topic.clone(), partition, offset, timestamp_us };
-    let broken = |why: String| Record {
-        position: at(0),
-        key: None,
-        value: Some(format!("{{not a log line: {why}").into_bytes()),
-        headers: Vec::new(),
-    };
     let line: Line = match serde_json::from_str(line) {
         Ok(line) => line,
-        Err(e) => return broken(e.to_string()),
+        Err(e) => return broken_line(&e.to_string(), topic, partition, offset),
     };
     let value = match line.value {
         serde_json::Value::Null => None,

@@ -81,5 +81,6 @@ fn lines_read_back() {
     let envelope = read_line(r#"{"key":"a","value":{"image":"AAE="}}"#, &topic, 0, 0);
     assert!(parse(envelope, &KeySource::Message).is_ok());
     let broken = parse(read_line("not json", &topic, 0, 3), &KeySource::Message).unwrap_err();
-    assert_eq!(broken.reason, Reason::MissingId);
+    assert_eq!(broken.reason, Reason::BadEnvelope);
+    assert!(broken.detail.starts_with("not a log line: expected"), "{}", broken.detail);
 }

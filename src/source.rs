@@ -1,0 +1,104 @@
+//! Where messages come from: the one seam in front of the dataflow, with two sources behind it.
+//!
+//! [`kafka`] reads every partition of the topics with `assign`; a consumer group never moves them.
+//! [`files`] is a file log: a durable queue in a folder that needs no broker. Both hand out one
+//! [`Record`] after the other and never lose or repeat an offset: where to begin is told by the
+//! tables, so a source keeps nothing of its own between two runs.
+
+pub mod files;
+pub mod kafka;
+
+use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
+
+use schemas::{config, message::Record};
+
+/// The next offset to read, per topic and partition. A partition that is not in it is read from
+/// its beginning.
+pub type Offsets = BTreeMap<(Arc<str>, i32), i64>;
+
+/// What one call of [`Source::poll`] found.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Polled {
+    /// The next record of its partition.
+    Record(Record),
+    /// There is no record below `next_offset` any more: a blank line, offsets that compaction took,
+    /// a transaction's marker. The position must move, or the end would never be reached.
+    Progress {
+        /// Topic, or the name of the file log.
+        topic: Arc<str>,
+        /// Partition within it.
+        partition: i32,
+        /// The offset to go on at.
+        next_offset: i64,
+    },
+    /// Nothing came in the time given.
+    Idle,
+}
+
+/// A source of records. Within a partition they come in the order of their offsets.
+pub trait Source: Send {
+    /// Waits at most about `wait` for the next thing. What passes by itself (a broker that is down)
+    /// is a warning and [`Polled::Idle`]; an error is what a person must act on.
+    fn poll(&mut self, wait: Duration) -> Result<Polled, SourceError>;
+
+    /// Lets `wait` pass without taking a record, for a reader that has no room for one. What the
+    /// source has to do meanwhile it does here; what it has fetched ahead is bounded.
+    fn hold(&mut self, wait: Duration) -> Result<(), SourceError>;
+
+    /// The end of each partition as of now: the next offset of a reader that has read all. Of an
+    /// open transaction nothing counts yet.
+    fn end_offsets(&mut self) -> Result<Offsets, SourceError>;
+
+    /// Tells others how far the tables are. For lag displays only, best effort: nothing is ever
+    /// read back from there.
+    fn committed(&mut self, next: &Offsets);
+}
+
+/// Why a source cannot go on, in words that say what to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SourceError {
+    /// The log no longer has the next offset, and `on_offset_gone` is `fail`.
+    OffsetGone {
+        /// Topic and partition, or the file.
+        place: String,
+        /// The next offset.
+        next: i64,
+        /// The earliest offset that is left.
+        earliest: i64,
+        /// One after the last offset.
+        end: i64,
+    },
+    /// Anything else: a topic that does not exist, a setting, a file that cannot be read.
+    Unusable(String),
+}
+
+impl fmt::Display for SourceError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            SourceError::OffsetGone { place, next, earliest, end } => write!(
+                f,
+                "{place}: the next offset to read is {next}, but the log has {earliest} to {end}: \
+                 messages were deleted unread, or the log was replaced. To go on with what is \
+                 there, set [source] on_offset_gone = \"earliest\""
+            ),
+            SourceError::Unusable(why) => f.write_str(why),
+        }
+    }
+}
+
+impl std::error::Error for SourceError {}
+
+/// Opens the source that the config names, at the offsets that the tables hold. A broker that does
+/// not answer is no error yet: [`Source::poll`] goes on trying.
+pub fn open(config: &config::Source, next: &Offsets) -> Result<Box<dyn Source>, SourceError> {
+    if config.files.is_empty() {
+        Ok(Box::new(kafka::Kafka::open(config, next)?))
+    } else {
+        Ok(Box::new(files::Files::open(&config.files, config.on_offset_gone, next)?))
+    }
+}
+
+/// One line for the person who watches; the service goes on.
+fn warn(text: fmt::Arguments<'_>) {
+    eprintln!("warning: {text}");
+}

@@ -1,0 +1,161 @@
+//! Appends to a file log.
+
+use std::{
+    fs::{File, OpenOptions},
+    io::{self, Write},
+    os::unix::fs::FileExt,
+    path::{Path, PathBuf},
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use schemas::{limits, message};
+
+use super::names;
+use crate::source::SourceError;
+
+/// A writer of a file log. A key always goes to the same file as long as no file is added by hand.
+///
+/// Every write is a batch of whole lines, appended under a lock that other writers wait for (and
+/// readers do not), and [`FileLog::sync`] returns when all of them are on the disk. A writer that
+/// was killed may leave half a line; the next one ends that line, so that it becomes a record that
+/// is rejected and nothing else is lost.
+pub struct FileLog {
+    files: Vec<Part>,
+}
+
+struct Part {
+    path: PathBuf,
+    file: File,
+    /// Whole lines that are not written yet.
+    lines: Vec<u8>,
+}
+
+impl FileLog {
+    /// Opens the log in `folder`, and creates what is missing of both: see [`FileLog::open`].
+    pub fn in_folder(folder: &Path, partitions: usize) -> Result<FileLog, SourceError> {
+        FileLog::open(&[format!("{}/*.jsonl", folder.display())], partitions)
+    }
+
+    /// Opens the files that match the patterns of `[source] files`. If there are none, it creates
+    /// `partitions` of them, `part-00000.jsonl` and so on, in the folder of the first pattern; or
+    /// the file that this pattern names, if it has no `*`.
+    pub fn open(patterns: &[String], partitions: usize) -> Result<FileLog, SourceError> {
+        let mut paths: Vec<PathBuf> = names::list(patterns)?.into_values().collect();
+        if paths.is_empty() {
+            paths = new_files(patterns, partitions)?;
+        }
+        let mut files = Vec::with_capacity(paths.len());
+        for path in paths {
+            let file = open_part(&path).map_err(|e| unwritable(&path, e))?;
+            files.push(Part { path, file, lines: Vec::new() });
+        }
+        Ok(FileLog { files })
+    }
+
+    /// The number of files.
+    pub fn partitions(&self) -> usize {
+        self.files.len()
+    }
+
+    /// Appends one record of now; `None` is a tombstone. It is durable, and sure to be in the file,
+    /// only after [`FileLog::sync`].
+    pub fn append(
+        &mut self,
+        key: &str,
+        value: Option<&[u8]>,
+        headers: &[(String, String)],
+    ) -> Result<(), SourceError> {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |t| t.as_millis());
+        self.append_at(key, value, headers, now as i64)
+    }
+
+    /// Appends one record of a given time, in milliseconds since 1970.
+    pub fn append_at(
+        &mut self,
+        key: &str,
+        value: Option<&[u8]>,
+        headers: &[(String, String)],
+        timestamp_ms: i64,
+    ) -> Result<(), SourceError> {
+        self.append_line(key, &message::write_line(key, value, headers, timestamp_ms))
+    }
+
+    /// Appends any line, which must have no newline in it, where records of `key` go.
+    pub fn append_line(&mut self, key: &str, line: &str) -> Result<(), SourceError> {
+        assert!(!line.contains('\n'), "a line of the log is one line");
+        let index = schemas::shard_of(key) % self.files.len() as u64;
+        let part = &mut self.files[index as usize];
+        part.lines.extend_from_slice(line.as_bytes());
+        part.lines.push(b'\n');
+        if part.lines.len() >= limits::LOG_WRITE_BYTES {
+            part.write().map_err(|e| unwritable(&part.path, e))?;
+        }
+        Ok(())
+    }
+
+    /// Writes what was appended, and returns when it is on the disk.
+    pub fn sync(&mut self) -> Result<(), SourceError> {
+        for part in &mut self.files {
+            let written = part.write().and_then(|()| part.file.sync_data());
+            written.map_err(|e| unwritable(&part.path, e))?;
+        }
+        Ok(())
+    }
+}
+
+impl Part {
+    fn write(&mut self) -> io::Result<()> {
+        if self.lines.is_empty() {
+            return Ok(());
+        }
+        self.file.lock()?;
+        let written = end_line(&mut self.file).and_then(|()| self.file.write_all(&self.lines));
+        self.file.unlock()?;
+        written?;
+        self.lines.clear();
+        Ok(())
+    }
+}
+
+fn new_files(patterns: &[String], partitions: usize) -> Result<Vec<PathBuf>, SourceError> {
+    let unusable = |why: String| Err(SourceError::Unusable(why));
+    let Some(pattern) = patterns.first() else {
+        return unusable("[source] files is empty: there is no file log to write to".into());
+    };
+    let (folder, name) = names::split(pattern);
+    std::fs::create_dir_all(folder).map_err(|e| unwritable(folder, e))?;
+    if !name.contains('*') {
+        return Ok(vec![folder.join(name)]);
+    }
+    let new_names = (0..partitions.max(1)).map(|p| format!("part-{p:05}.jsonl"));
+    if let Some(new) = new_names.clone().find(|new| !names::matches(name, new)) {
+        return unusable(format!("the log is empty, and {pattern} would not match a new {new}"));
+    }
+    Ok(new_names.map(|new| folder.join(new)).collect())
+}
+
+/// Opens a file for appending.
+fn open_part(path: &Path) -> io::Result<File> {
+    let new = !path.exists();
+    let file = OpenOptions::new().create(true).append(true).read(true).open(path)?;
+    if new && let Some(folder) = path.parent() {
+        // The name is durable only once the folder is.
+        File::open(if folder.as_os_str().is_empty() { Path::new(".") } else { folder })?
+            .sync_all()?;
+    }
+    Ok(file)
+}
+
+/// Ends the line that a writer who was killed has left half written.
+fn end_line(file: &mut File) -> io::Result<()> {
+    let len = file.metadata()?.len();
+    let mut last = [b'\n'];
+    if len > 0 {
+        file.read_exact_at(&mut last, len - 1)?;
+    }
+    if last == [b'\n'] { Ok(()) } else { file.write_all(b"\n") }
+}
+
+fn unwritable(path: &Path, error: io::Error) -> SourceError {
+    SourceError::Unusable(format!("{}: {error}", path.display()))
+}

@@ -1,0 +1,172 @@
+//! Settings of Kafka's client, and what it has to say.
+
+use std::{
+    collections::BTreeMap,
+    sync::Mutex,
+    time::{Duration, Instant},
+};
+
+use rdkafka::{
+    ClientContext,
+    config::{ClientConfig, RDKafkaLogLevel},
+    consumer::ConsumerContext,
+    error::{KafkaError, RDKafkaErrorCode},
+    message::DeliveryResult,
+    producer::ProducerContext,
+};
+use schemas::limits;
+
+use crate::source::{SourceError, warn};
+
+/// What `[source] settings` may not change, because exactness rests on it.
+const OURS: [&str; 8] = [
+    "auto.offset.reset",
+    "bootstrap.servers",
+    "enable.auto.commit",
+    "enable.auto.offset.store",
+    "enable.idempotence",
+    "enable.partition.eof",
+    "isolation.level",
+    "acks",
+];
+/// A broker that is away says so again and again; a person reads it once in this time.
+const SAY_AGAIN: Duration = Duration::from_secs(30);
+
+/// Settings of a reader: `settings`, then what they may not change.
+pub fn reader(
+    brokers: &str,
+    settings: &BTreeMap<String, String>,
+) -> Result<ClientConfig, SourceError> {
+    let mut config = common(brokers, settings)?;
+    let defaults = [
+        ("group.id", "everpair".to_owned()),
+        ("queued.max.messages.kbytes", (limits::KAFKA_AHEAD_BYTES >> 10).to_string()),
+        ("fetch.message.max.bytes", limits::KAFKA_FETCH_BYTES.to_string()),
+        ("fetch.max.bytes", (4 * limits::KAFKA_FETCH_BYTES).to_string()),
+        ("topic.metadata.refresh.interval.ms", "30000".to_owned()),
+    ];
+    for (name, value) in defaults {
+        if config.get(name).is_none() {
+            config.set(name, value);
+        }
+    }
+    config
+        .set("enable.auto.commit", "false")
+        .set("enable.auto.offset.store", "false")
+        .set("auto.offset.reset", "error")
+        .set("isolation.level", "read_committed")
+        .set("enable.partition.eof", "true");
+    Ok(config)
+}
+
+/// Settings of a writer that waits for every replica and writes nothing twice.
+pub fn writer(
+    brokers: &str,
+    settings: &BTreeMap<String, String>,
+) -> Result<ClientConfig, SourceError> {
+    let mut config = common(brokers, settings)?;
+    let defaults = [
+        // As the Java client has it: whoever writes the same key, it goes to the same partition.
+        ("partitioner", "murmur2_random"),
+        // A broker refuses a batch as a whole: a message that may be too large stands alone.
+        ("batch.size", "262144"),
+        ("linger.ms", "5"),
+        ("message.timeout.ms", "60000"),
+    ];
+    for (name, value) in defaults {
+        if config.get(name).is_none() {
+            config.set(name, value);
+        }
+    }
+    let ahead = (limits::KAFKA_AHEAD_BYTES >> 10).to_string();
+    config.set("queue.buffering.max.kbytes", ahead);
+    config.set("enable.idempotence", "true").set("acks", "all");
+    Ok(config)
+}
+
+fn common(brokers: &str, settings: &BTreeMap<String, String>) -> Result<ClientConfig, SourceError> {
+    if let Some(name) = OURS.iter().find(|name| settings.contains_key(**name)) {
+        return Err(SourceError::Unusable(format!(
+            "[source] settings may not have {name}: what is read exactly once rests on it"
+        )));
+    }
+    let tls = settings
+        .get("security.protocol")
+        .is_some_and(|p| p.eq_ignore_ascii_case("ssl") || p.eq_ignore_ascii_case("sasl_ssl"));
+    if tls && !cfg!(feature = "kafka-tls") {
+        return Err(SourceError::Unusable(
+            "security.protocol asks for TLS, which this build leaves out because it takes minutes \
+             to compile: build with `cargo build --features kafka-tls`"
+                .into(),
+        ));
+    }
+    let mut config = ClientConfig::new();
+    config.set("bootstrap.servers", brokers).set("client.id", "everpair");
+    config.set("socket.keepalive.enable", "true");
+    if tls && !settings.contains_key("ssl.ca.location") {
+        // The vendored OpenSSL knows no certificates of its own.
+        config.set("ssl.ca.location", "probe");
+    }
+    for (name, value) in settings {
+        config.set(name, value);
+    }
+    Ok(config)
+}
+
+/// A client that cannot even be made: a setting is wrong, or needs what this build leaves out.
+pub fn refused(error: &KafkaError) -> SourceError {
+    let hint = if cfg!(feature = "kafka-tls") {
+        ""
+    } else {
+        " (SASL with SCRAM needs a build with `--features kafka-tls`)"
+    };
+    SourceError::Unusable(format!("[source] settings: {error}{hint}"))
+}
+
+/// Passes on what a person should know, and not every time; collects what became of sent messages.
+#[derive(Default)]
+pub struct Watch {
+    said: Mutex<Option<Instant>>,
+    /// Tag and fate of each message since this was last emptied.
+    pub delivered: Mutex<Vec<(usize, Result<(), RDKafkaErrorCode>)>>,
+}
+
+impl Watch {
+    /// A warning, unless there was one a moment ago.
+    pub fn say(&self, text: &str) {
+        let mut said = self.said.lock().expect("no holder of this lock can panic");
+        if said.is_none_or(|at| at.elapsed() >= SAY_AGAIN) {
+            *said = Some(Instant::now());
+            warn(format_args!("kafka: {text}; still trying"));
+        }
+    }
+}
+
+impl ClientContext for Watch {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, text: &str) {
+        // Both kinds of client share one set of settings and complain of each other's.
+        if (level as i32) <= RDKafkaLogLevel::Warning as i32 && facility != "CONFWARN" {
+            self.say(text);
+        }
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        if error.rdkafka_error_code() != Some(RDKafkaErrorCode::PartitionEOF) {
+            self.say(reason);
+        }
+    }
+}
+
+impl ConsumerContext for Watch {}
+
+impl ProducerContext for Watch {
+    type DeliveryOpaque = usize;
+
+    fn delivery(&self, result: &DeliveryResult<'_>, tag: usize) {
+        let fate = match result {
+            Ok(_) => Ok(()),
+            Err((e, _)) => Err(e.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Fail)),
+        };
+        self.delivered.lock().expect("no holder of this lock can panic").push((tag, fate));
+    }
+}
