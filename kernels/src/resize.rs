@@ -19,8 +19,8 @@ pub fn resize(p: &Pixels, width: u32, height: u32) -> Pixels {
     let source = TypedImageRef::<U8x3>::from_buffer(p.width, p.height, &p.rgb)
         .expect("pixels have three bytes each");
     let mut rgb = vec![0; 3 * width as usize * height as usize];
-    let mut target = TypedImage::<U8x3>::from_buffer(width, height, &mut rgb)
-        .expect("and so has the target");
+    let mut target =
+        TypedImage::<U8x3>::from_buffer(width, height, &mut rgb).expect("and so has the target");
     let options = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(FilterType::Bilinear));
     Resizer::new()
         .resize_typed(&source, &mut target, &options)

@@ -198,12 +198,7 @@ type TileFn<'a> = &'a mut dyn FnMut(&Rows, usize, usize, Range<usize>);
 
 /// Packs the queries, padded to whole tiles with zeros, checks every bound that the paths rely on,
 /// and calls `tile(packed, first query, queries that are real, rows)` in cache order.
-fn in_blocks(
-    queries: &[&[i16]],
-    rows: &Rows,
-    range: Range<usize>,
-    tile: TileFn<'_>,
-) {
+fn in_blocks(queries: &[&[i16]], rows: &Rows, range: Range<usize>, tile: TileFn<'_>) {
     assert!(range.end <= rows.len(), "rows {range:?} of {}", rows.len());
     let mut packed = Rows::new(rows.dim);
     packed.lanes.reserve_exact(queries.len().next_multiple_of(QUERY_TILE) * rows.lanes_per_row);
