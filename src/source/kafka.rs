@@ -284,7 +284,7 @@ impl Kafka {
     fn is_empty(&self, (topic, partition): &Place, next: Option<i64>, end: i64) -> bool {
         let mut settings = self.settings.clone();
         // A replica nearby may lag behind the leader, who was asked for the end.
-        settings.remove("client.rack").remove("group.id");
+        settings.remove("client.rack");
         let begin = next.map_or(Offset::Beginning, Offset::Offset);
         let mut list = TopicPartitionList::new();
         let looker: Result<BaseConsumer<Watch>, _> = settings.create_with_context(Watch::default());
