@@ -1,0 +1,108 @@
+use super::*;
+
+fn picture(id: &str, caption: Option<&str>) -> Picture {
+    let scene = crate::scenes::scene(0, 1);
+    Picture { id: id.into(), caption: caption.map(Into::into), bytes: scene.jpeg_or_png }
+}
+
+fn row(query: Picture) -> GalleryRow {
+    GalleryRow {
+        query,
+        instructions: vec!["make it <red>".into(), "with \"stars\"".into()],
+        target: picture("t&1", Some("  ")),
+        negatives: vec![picture("n'1", Some("a ring"))],
+        scores: vec![
+            ("semantic".into(), Some(0.75)),
+            ("caption".into(), None),
+            ("pattern".into(), Some(-0.5)),
+        ],
+        proposed_by: vec!["semantic".into()],
+        description: Some("both & neither".into()),
+        model: "template:v1".into(),
+    }
+}
+
+fn page(hostile: &str) -> GalleryPage {
+    let pair = || (hostile.to_string(), hostile.to_string());
+    let mut triplet = row(picture(hostile, Some(hostile)));
+    triplet.negatives.push(Picture {
+        id: hostile.into(),
+        caption: None,
+        bytes: b"no image".to_vec(),
+    });
+    triplet.instructions.push(hostile.into());
+    triplet.scores.push((hostile.into(), Some(f64::NAN)));
+    triplet.description = Some(hostile.into());
+    triplet.model = hostile.into();
+    GalleryPage {
+        title: hostile.into(),
+        subtitle: hostile.into(),
+        summary: vec![pair()],
+        story: vec![pair()],
+        triplets: vec![triplet.clone(), triplet],
+        rejects: vec![Reject {
+            image_id: Some(hostile.into()),
+            stage: hostile.into(),
+            reason: hostile.into(),
+            detail: hostile.into(),
+            picture: Some(hostile.as_bytes().to_vec()),
+        }],
+        duckdb: hostile.into(),
+        next_steps: vec![pair()],
+        footnote: hostile.into(),
+    }
+}
+
+#[test]
+fn no_text_becomes_markup() {
+    let hostile =
+        "<script>alert(1)</script><img src=x onerror='a()'>\" onload=\"b()\" '&lt;\0\u{1b}";
+    let html = render(&page(hostile));
+    assert!(!html.contains("<script"));
+    assert!(!html.contains("<img src=x"));
+    assert!(!html.contains("onerror='") && !html.contains("onload=\""));
+    assert!(!html.contains('\0') && !html.contains('\u{1b}'));
+    assert!(html.contains("&lt;script&gt;alert(1)&lt;/script&gt;"));
+    assert!(html.contains("&amp;lt;"));
+    // A hostile page has exactly the tags that the same page with harmless text has.
+    let harmless = render(&page("words"));
+    assert_eq!(html.matches('<').count(), harmless.matches('<').count());
+    assert_eq!(html.matches('"').count(), harmless.matches('"').count());
+}
+
+#[test]
+fn nothing_is_fetched() {
+    let html = render(&page("words"));
+    for word in ["http:", "https:", "url(", "@import", "<link", "<script", "<iframe"] {
+        assert!(!html.contains(word), "{word}");
+    }
+    let sources = html.matches("src=\"").count();
+    assert!(sources > 0);
+    assert_eq!(sources, html.matches("src=\"data:image/jpeg;base64,").count());
+    assert!(html.contains("default-src 'none'"));
+}
+
+#[test]
+fn what_a_triplet_shows() {
+    let page = GalleryPage { triplets: vec![row(picture("q", None))], ..GalleryPage::default() };
+    let html = render(&page);
+    assert!(html.contains("make it &lt;red&gt;"));
+    assert!(html.contains("with &quot;stars&quot;"));
+    assert!(html.contains("<code>t&amp;1</code>"));
+    assert_eq!(html.matches("<i>no caption</i>").count(), 2, "none, and a blank one");
+    assert!(html.contains("<li title=\"a ring\"><img alt=\"a ring\""));
+    assert_eq!(html.matches("class=\"proposed\"").count(), 1);
+    assert!(html.contains("--w:75.0%\"></i><span>0.750</span>"));
+    assert!(html.contains("--w:0.0%\"></i><span>-0.500</span>"), "a bar has no negative width");
+    assert!(html.contains("<span>none</span>"));
+    assert_eq!(html, render(&page));
+}
+
+#[test]
+fn an_empty_page_has_no_empty_sections() {
+    let html = render(&GalleryPage { title: "Nothing yet".into(), ..GalleryPage::default() });
+    assert!(html.contains("<h1>Nothing yet</h1>"));
+    for tag in ["<h2>", "<table", "<article", "<dl", "<ol", "<pre"] {
+        assert!(!html.contains(tag), "{tag}");
+    }
+}
