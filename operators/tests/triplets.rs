@@ -19,6 +19,7 @@ use schemas::{
 use timely::dataflow::{InputHandleVec, ProbeHandle, operators::vec::Input};
 
 type Key = (Arc<str>, Arc<str>);
+type Asked = (ContentId, Option<Arc<str>>);
 
 const IMAGES: u8 = 6;
 const CONTENTS: u8 = 5;
@@ -250,7 +251,7 @@ impl Model {
         rows
     }
 
-    fn requests(&self) -> BTreeMap<String, (ContentId, ContentId)> {
+    fn requests(&self) -> BTreeMap<String, (Asked, Asked)> {
         let answered: BTreeSet<String> = self.said.iter().map(|s| s.answer().request_id).collect();
         let mined = self.mined();
         let of = |image_id: &Arc<str>| mined.iter().find(|m| m.image_id == *image_id).unwrap();
@@ -260,7 +261,10 @@ impl Model {
             let (query, target) = ((q.content_id, said_q), (t.content_id, said_t));
             let ModelId { model, prompt_version, .. } = asking();
             let id = request_id("instruct", &model, prompt_version, query, target);
-            (id, (q.content_id, t.content_id))
+            let asked = |(content, said): (ContentId, Option<&str>)| {
+                (content, said.map(|said| said.trim().into()))
+            };
+            (id, (asked(query), asked(target)))
         });
         wanted.filter(|(id, _)| !answered.contains(id)).collect()
     }
@@ -323,7 +327,7 @@ fn run(states: &[Model], keep: Keep, workers: usize) -> Vec<Step> {
                 (format!("{:?}", (&row.query_id, &row.target_id)), format!("{row:?}"))
             });
             report(requests, &probe, &send, "requests", |request| {
-                let row = format!("{:?}", (request.query.0, request.target.0));
+                let row = format!("{:?}", (&request.query, &request.target));
                 (request.request_id.clone(), row)
             });
         });
@@ -400,11 +404,13 @@ fn check(history: &[Vec<Op>], keep: Keep, workers: usize) -> Result<(), TestCase
     let mut held: BTreeMap<(&str, String, String), isize> = BTreeMap::new();
     let mut steps = steps.into_iter().peekable();
     for (epoch, state) in states.iter().enumerate() {
-        let mut sides = BTreeSet::new();
+        let (mut sides, mut rows) = (BTreeSet::new(), BTreeSet::new());
         while let Some((_, output, key, row, diff)) = steps.next_if(|s| s.0 == epoch as Epoch) {
             prop_assert!(diff == 1 || diff == -1, "{output} {key} {diff}");
             let once = sides.insert((output, key.clone(), diff));
             prop_assert!(once, "epoch {epoch}: {output} {key} has two {diff}");
+            let once = rows.insert((output, key.clone(), row.clone()));
+            prop_assert!(once, "epoch {epoch}: {output} {key} came and went");
             *held.entry((output, key, row)).or_default() += diff;
         }
         held.retain(|_, count| *count != 0);
