@@ -2,6 +2,8 @@
 //! measures; what cannot is turned away with its reason (I6), and takes its id down like a
 //! tombstone where that could be read. Keeps nothing.
 
+#![expect(clippy::result_large_err, reason = "`Err` is the other stream here, not an error")]
+
 use std::sync::Arc;
 
 use kernels::{
@@ -120,10 +122,12 @@ fn reason_of(error: &DecodeError) -> Reason {
     }
 }
 
+type Vectors = [Option<Arc<[i16]>>; 3];
+
 fn quantise(
     vectors: &[Option<Vec<f64>>; 3],
     dims: &[Option<usize>; 3],
-) -> Result<[Option<Arc<[i16]>>; 3], (Reason, String)> {
+) -> Result<Vectors, (Reason, String)> {
     let mut given = [None, None, None];
     for channel in Channel::ALL {
         let Some(numbers) = &vectors[channel.index()] else { continue };
@@ -145,7 +149,7 @@ fn picture(
     bytes: Vec<u8>,
     decoded: Decoded,
     store: StoreKind,
-    given: [Option<Arc<[i16]>>; 3],
+    given: Vectors,
     caption_id: Option<ContentId>,
 ) -> Picture {
     let content_id = ContentId::of(&bytes);

@@ -1,9 +1,11 @@
 //! register: which images are live, and which of equal contents is mined (rule 1).
 //!
 //! Two steps, each on closed epochs. [`Shard`] owns image ids: the last message of an id wins, one
-//! that was turned away counts like a tombstone, and what is blocked is not live. [`Contents`] owns
+//! that was turned away counts like a tombstone, and what is blocked is not live. [`contents`] owns
 //! content ids: it names the mined image of each group of equal contents, and tells which contents
 //! are new. Both emit only what changed, so nothing behind `images` sees a re-sent message.
+
+#![expect(clippy::result_large_err, reason = "`Err` is the other stream here, not an error")]
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet, btree_map::Entry},
@@ -27,6 +29,10 @@ use crate::{
     epochs::{each_epoch, split},
     flow::{Arrival, Mined, Outcome, Picture},
 };
+
+use contents::{Change, Step, ToContents, group};
+
+mod contents;
 
 /// What register says, each epoch.
 pub struct Registered<'s> {
@@ -122,21 +128,6 @@ enum Effect {
     Reject(RejectRow),
     Blocked(BlockedRow),
     Change(Change),
-}
-
-/// An image enters or leaves the group of its content.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-struct Change {
-    content_id: ContentId,
-    image_id: Arc<str>,
-    step: Step,
-}
-
-#[derive(Clone, Debug, Serialize, Deserialize)]
-enum Step {
-    /// With its caption, and with its picture unless it comes from the tables.
-    Enter(Option<Arc<str>>, Option<Arc<Picture>>),
-    Leave,
 }
 
 /// The ids of one worker.
@@ -374,133 +365,5 @@ impl Effects {
     fn reject(&mut self, why: String, image_id: &str, at: &Position) {
         let row = RejectRow::message(Reason::Blocked, why, Some(image_id), at);
         self.rows.push(Effect::Reject(row));
-    }
-}
-
-/// What one worker hears of the contents that it owns.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-enum ToContents {
-    /// Has its row in the table.
-    Known(ContentId),
-    Change(Change),
-}
-
-#[derive(Clone, Debug)]
-enum Named {
-    Mined(Mined, Epoch, isize),
-    Content(ContentRow),
-    Picture(Arc<Picture>),
-}
-
-type Grouped<'s> = (
-    StreamVec<'s, Epoch, (Mined, Epoch, isize)>,
-    StreamVec<'s, Epoch, ContentRow>,
-    StreamVec<'s, Epoch, Arc<Picture>>,
-);
-
-fn group<'s>(told: StreamVec<'s, Epoch, ToContents>) -> Grouped<'s> {
-    let route = |told: &ToContents| match told {
-        ToContents::Known(id) => id.hash64(),
-        ToContents::Change(change) => change.content_id.hash64(),
-    };
-    let mut contents = Contents::default();
-    let named = each_epoch(told, "Group", route, move |epoch, told| contents.epoch(epoch, told));
-    let (mined, named) = split(named, |named| match named {
-        Named::Mined(mined, epoch, diff) => Ok((mined, epoch, diff)),
-        other => Err(other),
-    });
-    let (contents, named) = split(named, |named| match named {
-        Named::Content(row) => Ok(row),
-        other => Err(other),
-    });
-    let pictures = named.flat_map(|named| match named {
-        Named::Picture(picture) => Some(picture),
-        _ => None,
-    });
-    (mined, contents, pictures)
-}
-
-/// The contents of one worker.
-#[derive(Default)]
-struct Contents {
-    /// Every live image's caption; the first id of a content is the mined one.
-    members: BTreeMap<(ContentId, Arc<str>), Option<Arc<str>>>,
-    /// Contents that have a row in the table, live or not.
-    known: HashSet<ContentId>,
-}
-
-impl Contents {
-    fn epoch(&mut self, epoch: Epoch, told: Vec<ToContents>) -> Vec<Named> {
-        let mut before: BTreeMap<ContentId, Option<Mined>> = BTreeMap::new();
-        let mut pictures: BTreeMap<(ContentId, Arc<str>), Arc<Picture>> = BTreeMap::new();
-        // An image's changes come from one worker, in their order; those of others commute.
-        for row in told {
-            let Change { content_id, image_id, step } = match row {
-                ToContents::Known(id) => {
-                    self.known.insert(id);
-                    continue;
-                }
-                ToContents::Change(change) => change,
-            };
-            before.entry(content_id).or_insert_with(|| self.mined(content_id));
-            let member = (content_id, image_id);
-            match step {
-                Step::Leave => {
-                    pictures.remove(&member);
-                    self.members.remove(&member).expect("only a member leaves");
-                }
-                Step::Enter(caption, picture) => {
-                    if let Some(picture) = picture {
-                        pictures.insert(member.clone(), picture);
-                    }
-                    self.members.insert(member, caption);
-                }
-            }
-        }
-        let mut named = Vec::new();
-        for (content_id, before) in before {
-            let after = self.mined(content_id);
-            if after.is_some() {
-                let arrived = pictures.range((content_id, "".into())..);
-                let arrived = arrived.take_while(|((id, _), _)| *id == content_id);
-                self.show(arrived.map(|(_, picture)| picture), before.is_none(), &mut named);
-                let known = self.known.contains(&content_id);
-                assert!(known, "I8: {content_id:?} is live, and `contents` has no row of it");
-            }
-            if before != after {
-                named.extend(before.map(|mined| Named::Mined(mined, epoch, -1)));
-                named.extend(after.map(|mined| Named::Mined(mined, epoch, 1)));
-            }
-        }
-        named
-    }
-
-    /// Rule 1, with the image's own caption.
-    fn mined(&self, content_id: ContentId) -> Option<Mined> {
-        let ((first, image_id), caption) = self.members.range((content_id, "".into())..).next()?;
-        (*first == content_id).then(|| Mined {
-            image_id: image_id.clone(),
-            content_id,
-            caption: caption.clone(),
-        })
-    }
-
-    /// Sends on what arrived of one live content, as far as it is news.
-    fn show<'a>(
-        &mut self,
-        arrived: impl Iterator<Item = &'a Arc<Picture>>,
-        was_dead: bool,
-        named: &mut Vec<Named>,
-    ) {
-        for (i, picture) in arrived.enumerate() {
-            let unknown = self.known.insert(picture.content_id);
-            if unknown {
-                named.push(Named::Content(picture.content.clone()));
-            }
-            // The pixels are needed once; a caption's given vector comes with every message.
-            if unknown || (was_dead && i == 0) || picture.given.iter().any(Option::is_some) {
-                named.push(Named::Picture(picture.clone()));
-            }
-        }
     }
 }

@@ -1,6 +1,8 @@
 //! screen: rules on single images. An image outside a limit is turned away with its value and the
 //! limit, and counts like a tombstone. Keeps nothing.
 
+#![expect(clippy::result_large_err, reason = "`Err` is the other stream here, not an error")]
+
 use std::sync::Arc;
 
 use schemas::{
