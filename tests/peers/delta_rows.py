@@ -1,9 +1,9 @@
 """Rows of Delta tables as readers other than Everpair see them.
 
-    python delta_rows.py rows READER TABLE COLUMN...   one JSON array per row, sorted
-    python delta_rows.py sql ROOT QUERY                DuckDB; every table folder under ROOT is a view
+    python delta_rows.py rows READER TABLE VERSION COLUMN...   one JSON array per row, sorted
+    python delta_rows.py sql ROOT QUERY                        DuckDB; the tables under ROOT are views
 
-READER is duckdb, deltalake or polars. Each parses the Delta log itself. Bytes are printed in
+READER is duckdb, deltalake or polars. VERSION is a number or "latest". Bytes are printed in
 hexadecimal, times as microseconds since 1970.
 """
 
@@ -45,25 +45,26 @@ def literal(text):
     return "'" + str(text).replace("'", "''") + "'"
 
 
-def rows_duckdb(table, columns):
-    query = f"SELECT {', '.join(map(quoted, columns))} FROM delta_scan({literal(table)})"
+def rows_duckdb(table, version, columns):
+    at = "" if version is None else f", version => {version}"
+    query = f"SELECT {', '.join(map(quoted, columns))} FROM delta_scan({literal(table)}{at})"
     return duckdb_connection().execute(query).fetchall()
 
 
-def rows_deltalake(table, columns):
+def rows_deltalake(table, version, columns):
     # deltalake reads deletion vectors through its own SQL engine, not through `to_pyarrow_table`.
     import deltalake
 
     query = f"SELECT {', '.join(map(quoted, columns))} FROM t"
-    builder = deltalake.QueryBuilder().register("t", deltalake.DeltaTable(table))
+    builder = deltalake.QueryBuilder().register("t", deltalake.DeltaTable(table, version=version))
     batches = builder.execute(query).read_all()
     return list(zip(*(batches[column].to_pylist() for column in columns)))
 
 
-def rows_polars(table, columns):
+def rows_polars(table, version, columns):
     import polars
 
-    return polars.scan_delta(table).select(columns).collect().rows()
+    return polars.scan_delta(table, version=version).select(columns).collect().rows()
 
 
 def sql(root, query):
@@ -77,9 +78,11 @@ def sql(root, query):
 
 def main(arguments):
     match arguments:
-        case ["rows", reader, table, *columns] if columns:
+        case ["rows", reader, table, version, *columns] if columns:
             readers = {"duckdb": rows_duckdb, "deltalake": rows_deltalake, "polars": rows_polars}
-            lines = sorted(json.dumps(row, default=plain) for row in readers[reader](table, columns))
+            at = None if version == "latest" else int(version)
+            rows = readers[reader](table, at, columns)
+            lines = sorted(json.dumps(row, default=plain) for row in rows)
         case ["sql", root, query]:
             lines = [json.dumps(row, default=plain) for row in sql(root, query)]
         case _:

@@ -4,13 +4,15 @@ import java.util.HexFormat;
 import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
+import org.apache.spark.sql.DataFrameReader;
 import org.apache.spark.sql.Row;
 import org.apache.spark.sql.SparkSession;
 
 /**
- * Rows of Delta tables as Spark sees them. Arguments: TABLE COLUMN,COLUMN... for each table; prints
- * one line per table, a JSON array of rows, each the array of its columns. Values as delta_rows.py
- * gives them: bytes in hexadecimal, times in microseconds since 1970.
+ * Rows of Delta tables as Spark sees them. Arguments, three for each table: TABLE, VERSION (a number
+ * or "latest"), COLUMN,COLUMN... Prints one line per table, a JSON array of rows, each the array of
+ * its columns. Values as delta_rows.py gives them: bytes in hexadecimal, times in microseconds since
+ * 1970.
  */
 public class DeltaRows {
     public static void main(String[] arguments) throws Exception {
@@ -23,10 +25,14 @@ public class DeltaRows {
             .config("spark.sql.catalog.spark_catalog", "org.apache.spark.sql.delta.catalog.DeltaCatalog")
             .getOrCreate();
         ObjectMapper json = new ObjectMapper();
-        for (int i = 0; i < arguments.length; i += 2) {
-            String[] columns = arguments[i + 1].split(",");
+        for (int i = 0; i < arguments.length; i += 3) {
+            DataFrameReader reader = spark.read().format("delta");
+            if (!arguments[i + 1].equals("latest")) {
+                reader.option("versionAsOf", arguments[i + 1]);
+            }
+            String[] columns = arguments[i + 2].split(",");
             List<Object> rows = new ArrayList<>();
-            for (Row row : spark.read().format("delta").load(arguments[i]).selectExpr(columns).collectAsList()) {
+            for (Row row : reader.load(arguments[i]).selectExpr(columns).collectAsList()) {
                 List<Object> values = new ArrayList<>();
                 for (int column = 0; column < row.size(); column++) {
                     values.add(plain(row.get(column)));

@@ -1,0 +1,16 @@
+//! Tests against real peers: an Apache Kafka broker, and the programs that others read the tables
+//! with. `tests/run ci` installs them and says where they are (tests/peers/README.md).
+
+mod peers {
+    pub mod kafka;
+    pub mod readers;
+
+    /// What `tests/run` says about a peer. A missing peer is a failure: these tests never skip.
+    pub fn peer(variable: &str) -> String {
+        let why = "tells where a peer is: start these tests with tests/run ci";
+        std::env::var(variable).unwrap_or_else(|_| panic!("{variable} {why}"))
+    }
+}
+
+mod source_peer;
+mod tables_read;

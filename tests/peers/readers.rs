@@ -1,0 +1,69 @@
+//! Readers of Delta tables other than Everpair: DuckDB, deltalake and polars in Python, and Spark.
+
+use std::path::Path;
+use std::process::Command;
+
+use serde_json::Value;
+
+use super::peer;
+
+pub const PYTHON_READERS: [&str; 3] = ["duckdb", "deltalake", "polars"];
+
+/// A table, at a version or as it is now, and the columns to read.
+pub struct Ask<'a> {
+    pub table: &'a Path,
+    pub version: Option<u64>,
+    pub columns: &'a [&'a str],
+}
+
+impl Ask<'_> {
+    fn version(&self) -> String {
+        self.version.map_or("latest".to_owned(), |version| version.to_string())
+    }
+}
+
+/// Rows as one of `PYTHON_READERS` sees them, each an array of the columns, sorted by their text.
+pub fn rows(reader: &str, ask: &Ask) -> Vec<Value> {
+    let mut command = python();
+    command.args(["rows", reader]).arg(ask.table).arg(ask.version()).args(ask.columns);
+    sorted(lines(&mut command))
+}
+
+/// The same by Spark, for several tables, because its start takes half a minute.
+pub fn spark_rows(asks: &[Ask]) -> Vec<Vec<Value>> {
+    let spark = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/peers/spark");
+    let mut command = Command::new(peer("EVERPAIR_JAVA"));
+    command.arg(format!("@{}", spark.join("java.options").display()));
+    command.args(["-cp", &format!("{}/*", peer("EVERPAIR_SPARK_CLASSPATH"))]);
+    command.arg(spark.join("DeltaRows.java"));
+    for ask in asks {
+        command.arg(ask.table).arg(ask.version()).arg(ask.columns.join(","));
+    }
+    let tables = lines(&mut command);
+    assert_eq!(tables.len(), asks.len(), "one line per table");
+    tables.into_iter().map(|rows| sorted(rows.as_array().expect("rows").clone())).collect()
+}
+
+/// DuckDB's answer to a query over all tables under `root`.
+pub fn sql(root: &Path, query: &str) -> Vec<Value> {
+    lines(python().arg("sql").arg(root).arg(query))
+}
+
+fn python() -> Command {
+    let mut command = Command::new(peer("EVERPAIR_PYTHON"));
+    command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/peers/delta_rows.py"));
+    command
+}
+
+pub fn sorted(mut rows: Vec<Value>) -> Vec<Value> {
+    rows.sort_by_cached_key(Value::to_string);
+    rows
+}
+
+fn lines(command: &mut Command) -> Vec<Value> {
+    let output = command.output().expect("the reader starts");
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{command:?}\n{stderr}");
+    let text = String::from_utf8(output.stdout).expect("UTF-8");
+    text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect()
+}
