@@ -19,7 +19,12 @@ pub(super) fn compare(query: &str, target: &str) -> Comparison {
     came = take_pairs(&mut went, came, &mut replaced, |q, t| q.kind() == t.kind());
     came = take_pairs(&mut went, came, &mut replaced, |q, t| singular(q) == singular(t));
     came = take_pairs(&mut went, came, &mut replaced, |q, t| q.before == t.before);
+    // What is left is paired from the end, where captions name the surroundings.
+    went.reverse();
+    came.reverse();
     came = take_pairs(&mut went, came, &mut replaced, |_, _| true);
+    went.reverse();
+    came.reverse();
     let mut differences: Vec<Difference> =
         replaced.iter().map(|(q, t)| recoloured(q, t).unwrap_or_else(|| swapped(q, t))).collect();
     let named = things(target);
@@ -94,7 +99,10 @@ fn ones(adjective: &str, thing: &Thing) -> String {
 }
 
 fn swapped(query: &Thing, target: &Thing) -> Difference {
-    let (old, new) = (query.definite(), target.indefinite());
+    let (old, mut new) = (query.definite(), target.indefinite());
+    if !target.after.is_empty() && target.after != query.after {
+        new = format!("{new} {}", target.after);
+    }
     Difference {
         order: format!("replace {old} with {new}"),
         but: format!("with {new} instead of {old}"),
@@ -133,7 +141,7 @@ fn removed(thing: &Thing) -> Difference {
 fn placed(query: &Thing, target: &Thing, named: &[Thing]) -> Option<Difference> {
     if !target.after.is_empty() && query.after != target.after {
         let (thing, now, was) = (target.definite(), &target.after, &query.after);
-        let not = if was.is_empty() { String::new() } else { format!(", not {was}") };
+        let not = if was.is_empty() { String::new() } else { format!(" rather than {was}") };
         return Some(Difference {
             order: format!("show {thing} {now}{not}"),
             but: format!("with {thing} {now}"),
@@ -159,7 +167,7 @@ fn placed(query: &Thing, target: &Thing, named: &[Thing]) -> Option<Difference> 
         holds: format!("{thing} {} {now} {place}", is(other)),
         asked: format!("{thing} were {now} {place}"),
         query: format!("has {} {was} {place}", other.indefinite()),
-        target: format!("has it {now} {place}"),
+        target: format!("has {} {now} {place}", other.indefinite()),
     })
 }
 

@@ -58,9 +58,10 @@ impl Thing {
         self.kind().join(" ")
     }
 
-    /// "the blue square".
+    /// "the blue square", but "snow" and "Paris" as they are.
     pub fn definite(&self) -> String {
-        format!("the {}", self.words.join(" "))
+        let the = if self.article.is_empty() && !self.plural() { "" } else { "the " };
+        format!("{the}{}", self.words.join(" "))
     }
 
     /// Whether its noun is a plural, as far as spelling tells.
@@ -91,7 +92,7 @@ pub(super) fn things(caption: &str) -> Vec<Thing> {
         } else if ARTICLES.contains(&lower.as_str()) && !(lower == "one" && next == "above") {
             things.extend(open.take());
             article = lower;
-        } else if arranged || is_link(&lower) {
+        } else if arranged || is_link(&lower) || is_verb(&lower) && article.is_empty() {
             things.extend(open.take());
             if !article.is_empty() {
                 link.push(std::mem::take(&mut article));
@@ -129,7 +130,9 @@ fn settle(things: &mut [Thing], link: Vec<String>, more: bool) -> String {
     };
     let said = text[..text.len() - before.len()].trim();
     let said = said.trim_start_matches("and ").trim_end_matches(" and");
-    let idle = IDLE.contains(&said);
+    // "holding a ball" is said of who holds it, and that is rarely the thing before.
+    let transitive = more && before.is_empty() && link.last().is_some_and(|w| is_verb(w));
+    let idle = transitive || IDLE.contains(&said);
     if let Some(thing) = things.last_mut().filter(|_| !idle) {
         thing.after = said.to_owned();
     }
@@ -154,8 +157,12 @@ fn tokens(caption: &str) -> Vec<String> {
 }
 
 fn is_link(word: &str) -> bool {
-    let verb = word.len() > 5 && word.ends_with("ing") && !NOUNS_IN_ING.contains(&word);
-    verb || PREPOSITIONS.contains(&word) || LINKS.contains(&word)
+    PREPOSITIONS.contains(&word) || LINKS.contains(&word)
+}
+
+/// "running", which is an adjective after an article ("a fading background").
+fn is_verb(word: &str) -> bool {
+    word.len() > 5 && word.ends_with("ing") && !NOUNS_IN_ING.contains(&word)
 }
 
 fn is_number(word: &str) -> bool {
@@ -225,7 +232,7 @@ const PREPOSITIONS: [&str; 36] = [
     "after",
     "beyond",
 ];
-const LINKS: [&str; 42] = [
+const LINKS: [&str; 43] = [
     "and",
     "or",
     "but",
@@ -263,6 +270,7 @@ const LINKS: [&str; 42] = [
     "down",
     "off",
     "out",
+    "seen",
     "sits",
     "stands",
     "lies",

@@ -75,17 +75,27 @@ fn things_are_replaced_added_removed_and_moved() {
         (
             "two red circles in a row on sand",
             "two red circles one above the other on sand",
-            "Show the two red circles one above the other, not in a row.",
+            "Show the two red circles one above the other rather than in a row.",
         ),
         (
             "On a mat, a cat sleeping.",
             "a cat running on a mat",
-            "Show the cat running, not sleeping.",
+            "Show the cat running rather than sleeping.",
+        ),
+        (
+            "a heart around a big star under a night sky",
+            "a heart on a fading pale blue lawn",
+            "Replace the night sky with a fading pale blue lawn and remove the big star.",
+        ),
+        (
+            "a red diamond on snow",
+            "five red diamonds in a grid on snow",
+            "Replace the red diamond with five red diamonds in a grid.",
         ),
         (
             "three stars on snow",
             "four hearts under a night sky",
-            "Replace the three stars with four hearts and replace the snow with a night sky.",
+            "Replace the three stars with four hearts and replace snow with a night sky.",
         ),
     ] {
         let row = answer(Some(query), Some(target), None);
