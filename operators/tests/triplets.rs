@@ -148,7 +148,7 @@ fn proposal(query: u8, target: u8, seed: u8, mined: bool) -> Pair {
         query_id: id(query),
         target_id: id(target),
         mined,
-        ranks: [Some(1 + i32::from(seed % 2)), (seed % 3 == 0).then_some(4), None],
+        ranks: [Some(1 + i32::from(seed % 2)), seed.is_multiple_of(3).then_some(4), None],
         scores: [Some(1 << 29), None, (seed > 3).then_some(-5)],
         hard_negatives: (0..seed / 2 % 3).map(id).collect(),
     }
@@ -537,7 +537,8 @@ fn reasons_are_the_first_that_applies() {
     let left = with(|t| (t.channels, t.scores) = ([false; 3], [None; 3]));
     let proposed = with(|t| t.channels = [false, true, false]);
     let scored = with(|t| t.scores[0] = Some(3));
-    let (touched, still): (fn(&str) -> bool, fn(&str) -> bool) = (|id| id == "i1", |_| false);
+    let touched: fn(&str) -> bool = |id| id == "i1";
+    let still: fn(&str) -> bool = |_| false;
     let (rules, other) = (Some(ConfigChange::Rules), Some(ConfigChange::Other));
     let some = Some(&old);
     for (old, new, touched, paired, config, expected) in [
