@@ -1,7 +1,20 @@
 //! Everpair: images in Kafka become an always consistent training set for multimodal retrieval.
+//!
+//! In reading order: [`dataflow`] is the whole graph, [`service`] runs it, [`source`] is in front of
+//! it, [`delta`] behind, [`annotator`] beside; the rest are commands.
 
+pub mod annotator;
+pub mod cli;
+pub mod dataflow;
 pub mod delta;
+pub mod demo;
 pub mod gallery;
+pub mod metrics;
 pub mod push;
+pub mod requests;
 pub mod scenes;
+pub mod service;
+pub mod settings;
 pub mod source;
+pub mod status;
+pub mod verify;

@@ -1,1 +1,144 @@
-fn main() {}
+//! Arguments in, exit code out: 0 done, 1 the work failed (the message says what to do), 2 bad
+//! arguments or config.
+
+use std::{
+    path::PathBuf,
+    process::ExitCode,
+    sync::atomic::{AtomicBool, Ordering},
+};
+
+use clap::{Args, Parser, Subcommand};
+use everpair::{
+    cli::{self, BadConfig},
+    demo::{self, DemoOptions},
+    service::{self, RunOptions},
+    status, verify,
+};
+
+/// Images in Kafka become an always consistent training set for multimodal retrieval.
+#[derive(Parser)]
+#[command(version, about, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// The whole pipeline on generated images, or on yours, without Kafka, GPU or model.
+    Demo(DemoOptions),
+    /// The service: reads the source, keeps the tables.
+    Run {
+        #[command(flatten)]
+        config: ConfigPath,
+        /// End when what is there now is committed and no pair waits for an answer.
+        #[arg(long)]
+        until_caught_up: bool,
+        /// Accept a config that differs from what the tables were made with.
+        #[arg(long)]
+        apply: bool,
+    },
+    /// Sends a folder of images, or a list of them, to a topic or a file log.
+    Push(everpair::push::PushArgs),
+    /// Takes images down; with --block they cannot come back.
+    Takedown(cli::TakedownArgs),
+    /// What the tables hold, and the counters of the newest run.
+    Status {
+        #[command(flatten)]
+        config: ConfigPath,
+        /// JSON on stdout.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Checks config, source and table folder before a run.
+    Validate {
+        #[command(flatten)]
+        config: ConfigPath,
+    },
+    /// Recomputes pairs and triplets by brute force and shows what differs.
+    Verify {
+        #[command(flatten)]
+        config: ConfigPath,
+        /// Check so many queries instead of all.
+        #[arg(long)]
+        sample: Option<usize>,
+        /// JSON on stdout.
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+#[derive(Args)]
+struct ConfigPath {
+    /// The config file (TOML).
+    #[arg(long = "config", value_name = "FILE")]
+    path: PathBuf,
+}
+
+/// Set by SIGINT or SIGTERM: no new epochs, commit what is closed, end. A second one ends at once.
+static STOP: AtomicBool = AtomicBool::new(false);
+
+fn main() -> ExitCode {
+    let ended = match Cli::parse().command {
+        Command::Demo(options) => demo::demo(&options),
+        Command::Run { config, until_caught_up, apply } => {
+            run(&config, RunOptions { until_caught_up, apply })
+        }
+        Command::Push(args) => cli::push(&args),
+        Command::Takedown(args) => cli::takedown(&args),
+        Command::Status { config, json } => show_status(&config, json),
+        Command::Validate { config } => cli::validate(&config.path),
+        Command::Verify { config, sample, json } => run_verify(&config, sample, json),
+    };
+    match ended {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::from(if error.is::<BadConfig>() { 2 } else { 1 })
+        }
+    }
+}
+
+fn run(config: &ConfigPath, options: RunOptions) -> anyhow::Result<()> {
+    let config = cli::read_config(&config.path)?;
+    // A worker that panics would leave the others waiting for it for ever.
+    let report = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |info| {
+        report(info);
+        std::process::abort();
+    }));
+    cli::on_signal(|| {
+        if STOP.swap(true, Ordering::AcqRel) {
+            std::process::exit(1);
+        }
+        eprintln!("stopping: committing the epochs that are open; once more to stop at once");
+    })?;
+    cli::warn_builtin(&config);
+    service::run(&config, options, &STOP)
+}
+
+fn show_status(config: &ConfigPath, json: bool) -> anyhow::Result<()> {
+    let status = status::status(&cli::read_config(&config.path)?)?;
+    if json {
+        println!("{status:#}");
+    } else {
+        status::print(&status);
+    }
+    Ok(())
+}
+
+fn run_verify(config: &ConfigPath, sample: Option<usize>, json: bool) -> anyhow::Result<()> {
+    let report = verify::verify(&cli::read_config(&config.path)?, sample)?;
+    if json {
+        println!("{:#}", report.to_json());
+    } else {
+        report.print();
+    }
+    if report.differences_count > 0 {
+        anyhow::bail!(
+            "the tables differ from the rules in {} places; please report this with the lines above",
+            report.differences_count
+        );
+    }
+    Ok(())
+}

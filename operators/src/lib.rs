@@ -1,1 +1,40 @@
-//! (begun)
+//! What happens: one file per box, each a function from streams to streams.
+//!
+//! No I/O and no clock here. A box that keeps state acts on closed epochs only, so that its output
+//! is a function of the epoch's messages and not of the order in which they came.
+
+pub mod flow;
+
+pub mod decode;
+pub mod screen;
+
+pub mod register;
+
+pub mod embed;
+pub mod offload;
+
+pub mod neighbors;
+
+pub mod pairs;
+
+pub mod annotate;
+
+pub mod filter;
+
+pub mod triplets;
+
+pub mod publish;
+
+pub mod epochs;
+pub mod naive;
+
+pub use annotate::annotate;
+pub use decode::decode;
+pub use embed::embed;
+pub use filter::filter;
+pub use neighbors::neighbors;
+pub use pairs::pairs;
+pub use publish::publish;
+pub use register::register;
+pub use screen::screen;
+pub use triplets::triplets;

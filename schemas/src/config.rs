@@ -129,11 +129,18 @@ pub struct ChannelConfig {
     pub band: Option<Vec<(f64, f64)>>,
     /// Neighbours per image and band.
     pub neighbors: usize,
+    /// Components of the vectors in messages; needed with `given`, and only there.
+    pub dim: Option<usize>,
 }
 
 impl Default for ChannelConfig {
     fn default() -> Self {
-        ChannelConfig { encoder: String::new(), band: None, neighbors: limits::NEIGHBORS }
+        ChannelConfig {
+            encoder: String::new(),
+            band: None,
+            neighbors: limits::NEIGHBORS,
+            dim: None,
+        }
     }
 }
 
@@ -396,6 +403,17 @@ fn check_channel(channel: Channel, config: &ChannelConfig) -> Result<(), Invalid
         let (n, max) = (config.neighbors, limits::NEIGHBORS_MAX);
         return Err(Invalid(format!("[channels.{name}] neighbors = {n}: must be 1 to {max}")));
     }
+    match (config.encoder == "given", config.dim) {
+        (true, Some(dim)) if (1..=limits::DIM_MAX).contains(&dim) => {}
+        (false, None) => {}
+        (true, _) => {
+            let max = limits::DIM_MAX;
+            return Err(Invalid(format!("[channels.{name}] \"given\" needs dim, 1 to {max}")));
+        }
+        (false, Some(_)) => {
+            return Err(Invalid(format!("[channels.{name}] dim goes with encoder = \"given\"")));
+        }
+    }
     let Some(bands) = &config.band else {
         if config.encoder.starts_with("builtin:") {
             return Ok(());
@@ -532,6 +550,8 @@ mod tests {
         assert!(refused(&format!("{LEAST}[epoch]\nrowz = 1\n")).contains("rowz"));
         assert!(refused("[tables]\nroot = \"x\"\n[source]\n").contains("either brokers"));
         let given = format!("{LEAST}[channels.semantic]\nencoder = \"given\"\n");
+        assert!(refused(&given).contains("needs dim"));
+        let given = format!("{given}dim = 4\n");
         assert!(refused(&given).contains("needs a band"));
         let band = format!("{LEAST}[channels.semantic]\nband = [0.9, 0.5]\n");
         assert!(refused(&band).contains("low < high"));

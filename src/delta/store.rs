@@ -97,9 +97,18 @@ impl Store {
         Ok(())
     }
 
+    /// Removes an object; one that is not there is removed already.
+    pub fn delete(&self, name: &str) -> Result<()> {
+        let path = self.path(name);
+        match self.runtime.block_on(self.objects.delete(&path)) {
+            Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
     /// Names (last path segment) and sizes of the objects directly in a folder whose name sorts
     /// after `after`, sorted.
-    pub(super) fn list(&self, folder: &str, after: &str) -> Result<Vec<(String, u64)>> {
+    pub fn list(&self, folder: &str, after: &str) -> Result<Vec<(String, u64)>> {
         let (prefix, offset) = (self.path(folder), self.path(folder).join(after));
         let listed: Vec<ObjectMeta> = self.runtime.block_on(async {
             self.objects.list_with_offset(Some(&prefix), &offset).try_collect().await

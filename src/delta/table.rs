@@ -164,6 +164,23 @@ impl Table {
         (self.snapshot.files.len(), bytes.sum())
     }
 
+    /// Live rows, by the log alone.
+    ///
+    /// # Errors
+    /// `Unreadable` when a file's statistics do not say how many rows it has.
+    pub fn rows(&self) -> Result<u64> {
+        let live = self.snapshot.files.values().map(|add| {
+            let stats = add.stats.as_deref().unwrap_or_default();
+            let stats: serde_json::Value = serde_json::from_str(stats).unwrap_or_default();
+            let dead = add.deletion_vector.as_ref().map_or(0, |vector| vector.cardinality);
+            let rows = stats["numRecords"].as_u64().ok_or_else(|| {
+                Error::Unreadable(format!("{}: no row count in the log", add.path))
+            })?;
+            Ok(rows.saturating_sub(u64::try_from(dead).unwrap_or(0)))
+        });
+        live.sum()
+    }
+
     /// The deletion vectors of live files: storage type and dead rows.
     pub fn vectors(&self) -> Vec<(String, i64)> {
         let vectors = self.snapshot.files.values().filter_map(|add| add.deletion_vector.as_ref());

@@ -1,0 +1,200 @@
+//! What travels between the boxes. Ids are `Arc<str>`, pixels and vectors sit behind `Arc`: a row
+//! is a few pointers, and nothing large ever enters a differential collection.
+
+use std::sync::Arc;
+
+use schemas::{
+    ContentId,
+    message::{Description, Position},
+    tables::{AnnotationRow, ContentRow},
+};
+use serde::{Deserialize, Serialize};
+
+/// A message after decode and screen.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Arrival {
+    /// The image's id.
+    pub image_id: Arc<str>,
+    /// Where the message stands.
+    pub position: Position,
+    /// What it says.
+    pub outcome: Outcome,
+}
+
+/// What a message says of its id.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub enum Outcome {
+    /// This is the image now.
+    Live(Arc<Picture>, Arc<Description>),
+    /// A tombstone, or a message that was turned away: the id is not live.
+    Gone,
+}
+
+/// A decoded image: its content's memo row and the pixels that encoders read.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Picture {
+    /// Sha256 of the encoded bytes.
+    pub content_id: ContentId,
+    /// The `contents` row, its epoch still 0.
+    pub content: ContentRow,
+    /// Upright RGB with long side at most [`schemas::limits::ENCODER_SIDE_MAX`].
+    pub width: u32,
+    /// Rows of `rgb`.
+    pub height: u32,
+    /// `3·width·height` bytes, row-major.
+    #[serde(with = "serde_bytes")]
+    pub rgb: Vec<u8>,
+    /// Vectors that came with the message, quantised, per channel.
+    pub given: [Option<Arc<[i16]>>; 3],
+    /// Id of the trimmed caption that came with it: what a given caption vector is the vector of.
+    pub caption_id: Option<ContentId>,
+}
+
+/// The mined image of a group of equal contents (rule 1), as a differential row.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Mined {
+    /// The bytewise smallest live id of the group.
+    pub image_id: Arc<str>,
+    /// The group's content.
+    pub content_id: ContentId,
+    /// The mined image's own caption, as sent.
+    pub caption: Option<Arc<str>>,
+}
+
+/// Names one version of a mined image for as long as the process runs: lists hold these, so a
+/// replaced image can never be mistaken for its former self.
+pub type RowId = u64;
+
+/// One step in the set of mined versions that the neighbors box keeps.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub enum VersionChange {
+    /// A version enters. Within an epoch removals come first.
+    Add(Arc<Version>),
+    /// A version leaves.
+    Remove(Arc<str>, RowId),
+}
+
+impl VersionChange {
+    /// The image it is about.
+    pub fn image_id(&self) -> &Arc<str> {
+        match self {
+            VersionChange::Add(version) => &version.image_id,
+            VersionChange::Remove(image_id, _) => image_id,
+        }
+    }
+}
+
+/// A version of a mined image, with its vectors.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Version {
+    /// The image.
+    pub image_id: Arc<str>,
+    /// This version of it, never used again.
+    pub row: RowId,
+    /// One vector per channel, where there is one (rule 2).
+    pub vectors: [Option<Arc<[i16]>>; 3],
+}
+
+/// A pair as the pairs box knows it: scores stay integers (s, not s / 2^30).
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Pair {
+    /// The query image.
+    pub query_id: Arc<str>,
+    /// The target image.
+    pub target_id: Arc<str>,
+    /// In `pairs` now (rule 5); false for a pair that is only watched because it has an answer.
+    pub mined: bool,
+    /// Rank from 1 within its band, for the channels that propose it.
+    pub ranks: [Option<i32>; 3],
+    /// Σ v_q·v_t wherever both have vectors.
+    pub scores: [Option<i32>; 3],
+    /// Rule 6, the query itself left out.
+    pub hard_negatives: Vec<Arc<str>>,
+}
+
+/// A question to the annotator: wanted while its pair is in `pairs` and the memo has no answer.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Request {
+    /// [`schemas::tables::request_id`].
+    pub request_id: String,
+    /// The query's content and caption.
+    pub query: (ContentId, Option<Arc<str>>),
+    /// The target's content and caption.
+    pub target: (ContentId, Option<Arc<str>>),
+}
+
+/// An answer from the memo, without what has no order (costs) or no use downstream.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Answer {
+    /// The request that it answers.
+    pub request_id: String,
+    /// The query's content.
+    pub query: ContentId,
+    /// The target's content.
+    pub target: ContentId,
+    /// Who wrote it.
+    pub model: String,
+    /// Version of the prompt.
+    pub prompt_version: i32,
+    /// Whether it is an answer at all (`outcome = "ok"`).
+    pub ok: bool,
+    /// What the two have in common and where they differ.
+    pub description: Option<String>,
+    /// The instructions.
+    pub instructions: Vec<String>,
+    /// One per instruction.
+    pub audits: Vec<schemas::tables::Audit>,
+}
+
+impl From<&AnnotationRow> for Answer {
+    /// A row whose contents are no sha256 answers nothing: it becomes no answer (`ok` is false).
+    fn from(row: &AnnotationRow) -> Answer {
+        let query = ContentId::parse(&row.query_content_id);
+        let target = ContentId::parse(&row.target_content_id);
+        Answer {
+            request_id: row.request_id.clone(),
+            ok: row.outcome == "ok" && query.is_some() && target.is_some(),
+            query: query.unwrap_or(ContentId([0; 32])),
+            target: target.unwrap_or(ContentId([0; 32])),
+            model: row.model.clone(),
+            prompt_version: row.prompt_version,
+            description: row.description.clone(),
+            instructions: row.instructions.clone(),
+            audits: row.audits.clone(),
+        }
+    }
+}
+
+/// Who is asked, and what determines its answers.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct ModelId {
+    /// `template:v1`, or the model's name.
+    pub model: String,
+    /// Version of the prompt.
+    pub prompt_version: i32,
+    /// Whether captions are part of the question; images always are.
+    pub reads_captions: bool,
+}
+
+/// The only task that models are asked so far: write instructions that lead from query to target.
+pub const TASK: &str = "instruct";
+
+impl ModelId {
+    /// The id of this model's request about two contents with these captions.
+    pub fn request_id(
+        &self,
+        query: (ContentId, Option<&str>),
+        target: (ContentId, Option<&str>),
+    ) -> String {
+        let read = |(content, caption): (ContentId, _)| {
+            (content, if self.reads_captions { caption } else { None })
+        };
+        schemas::tables::request_id(
+            TASK,
+            &self.model,
+            self.prompt_version,
+            read(query),
+            read(target),
+        )
+    }
+}

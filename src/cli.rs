@@ -1,0 +1,165 @@
+//! What the commands share: reading the config, warnings, signals, and the small commands.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail};
+use clap::Args;
+use schemas::{
+    Channel, ContentId,
+    config::{AnnotatorKind, Config},
+    tables::BlockedRow,
+};
+
+use crate::{
+    delta::{self, Store},
+    push::{self, PushArgs, Target},
+    requests::{self, Request},
+    service, settings, source,
+};
+
+/// Bad arguments or config: exit code 2.
+#[derive(Debug)]
+pub struct BadConfig(pub String);
+
+impl std::fmt::Display for BadConfig {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for BadConfig {}
+
+/// Reads a config; its paths become relative to its own folder.
+pub fn read_config(path: &Path) -> anyhow::Result<Config> {
+    let bad = |why: String| BadConfig(format!("{}: {why}", path.display()));
+    let text = std::fs::read_to_string(path).map_err(|error| bad(error.to_string()))?;
+    let mut config = Config::parse(&text).map_err(|error| bad(error.to_string()))?;
+    let folder = path.parent().unwrap_or(Path::new("."));
+    let folder = std::path::absolute(folder).map_err(|error| bad(error.to_string()))?;
+    config.resolve(&folder);
+    settings::settings(&config).map_err(|error| bad(format!("{error:#}")))?;
+    Ok(config)
+}
+
+/// Says out loud what is for trying out only.
+pub fn warn_builtin(config: &Config) {
+    let builtin: Vec<&str> = Channel::ALL
+        .into_iter()
+        .map(|channel| config.channels.get(channel).encoder.as_str())
+        .filter(|name| name.starts_with("builtin:"))
+        .collect();
+    if !builtin.is_empty() {
+        eprintln!("note: {} are for trying out, not for training data", builtin.join(", "));
+    }
+    if config.annotator.kind == AnnotatorKind::Template {
+        eprintln!("note: the annotator \"template\" is for trying out, not for training data");
+    }
+}
+
+/// Calls `f` on SIGINT and SIGTERM, on a thread of its own.
+pub fn on_signal(f: impl Fn() + Send + 'static) -> anyhow::Result<()> {
+    let mut signals = signal_hook::iterator::Signals::new([
+        signal_hook::consts::SIGINT,
+        signal_hook::consts::SIGTERM,
+    ])
+    .context("listen for signals")?;
+    std::thread::Builder::new()
+        .name("signals".into())
+        .spawn(move || signals.forever().for_each(|_| f()))
+        .context("start the signal thread")?;
+    Ok(())
+}
+
+/// Sends images; what could not be sent is named, and makes the exit code 1.
+pub fn push(args: &PushArgs) -> anyhow::Result<()> {
+    let config = args.config.as_deref().map(read_config).transpose()?;
+    let report = push::push(args, config.as_ref(), &mut std::io::stderr())?;
+    if !report.failed.is_empty() {
+        bail!("{} of the images were not sent, see above", report.failed.len());
+    }
+    Ok(())
+}
+
+/// Takes images down.
+#[derive(Args, Debug)]
+pub struct TakedownArgs {
+    /// The config file (TOML).
+    #[arg(long, value_name = "FILE")]
+    pub config: PathBuf,
+    /// Also block: what is named leaves and cannot come back.
+    #[arg(long)]
+    pub block: bool,
+    /// What the values name; anything but an id needs --block.
+    #[arg(long, value_parser = ["id", "content", "source"], default_value = "id")]
+    pub kind: String,
+    /// Why, for the table `blocked`.
+    #[arg(long)]
+    pub reason: Option<String>,
+    /// Image ids, sha256 of contents, or sources.
+    #[arg(required = true)]
+    pub values: Vec<String>,
+}
+
+/// Without `--block`: tombstones in the source. With it: a request to the service, running or not.
+pub fn takedown(args: &TakedownArgs) -> anyhow::Result<()> {
+    let config = read_config(&args.config)?;
+    if !args.block {
+        if args.kind != "id" {
+            return Err(BadConfig(format!("--kind {} needs --block", args.kind)).into());
+        }
+        let count = push::takedown(&args.values, &mut Target::of(&config)?)?;
+        eprintln!("{count} tombstones written; they take effect with the epoch that reads them");
+        return Ok(());
+    }
+    if args.kind == "content"
+        && let Some(bad) = args.values.iter().find(|value| ContentId::parse(value).is_none())
+    {
+        let why = format!("{bad:?} is no content id: 64 lower-case hex digits");
+        return Err(BadConfig(why).into());
+    }
+    let row = |value: &String| BlockedRow {
+        kind: args.kind.clone(),
+        value: value.clone(),
+        reason: args.reason.clone(),
+        epoch: 0,
+    };
+    let store = service::open_store(&config)?;
+    requests::ask(&store, &Request { block: args.values.iter().map(row).collect() })?;
+    eprintln!(
+        "asked to block {}; it takes effect with the next epoch of the service",
+        args.values.len()
+    );
+    Ok(())
+}
+
+/// Checks what can be checked before a run, one line each.
+pub fn validate(path: &Path) -> anyhow::Result<()> {
+    let config = read_config(path)?;
+    println!("config: ok");
+    let store = service::open_store(&config)?;
+    check_store(&store).with_context(|| format!("the tables in {}", config.tables.root))?;
+    println!("tables: ok, {} can be written and read", config.tables.root);
+    if let Some(latest) = delta::read_latest(&store)? {
+        println!("tables: epoch {} is there, the run would go on after it", latest.epoch);
+    }
+    let mut source = source::open(&config.source, &Default::default()).context("the source")?;
+    let ends = source.end_offsets().context("the source")?;
+    let messages: i64 = ends.values().sum();
+    println!("source: ok, {} partitions, offsets add up to {messages}", ends.len());
+    if ends.is_empty() {
+        bail!("the source has no partition: nothing would ever be read");
+    }
+    warn_builtin(&config);
+    Ok(())
+}
+
+fn check_store(store: &Store) -> anyhow::Result<()> {
+    const PROBE: &str = "_everpair/probe";
+    store.replace(PROBE, b"probe".to_vec()).context("cannot be written")?;
+    let back = store.get(PROBE).context("cannot be read")?;
+    store.delete(PROBE).context("cannot be deleted from")?;
+    match back.as_deref() {
+        Some(b"probe") => Ok(()),
+        other => bail!("wrote \"probe\" and read back {other:?}"),
+    }
+}

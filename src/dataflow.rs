@@ -1,0 +1,138 @@
+//! The whole pipeline, one line per box.
+//!
+//! ```text
+//!  Kafka ─► ingest ─► decode ─► screen ─► register ─► embed ─► neighbors ─► pairs ─► annotate ─► filter ─► triplets
+//!             │          │         │          │                                          │          │
+//!             │          └─────────┴──────────┴──────────────── rejects ◄────────────────┴──────────┘
+//!             └─ next offsets of the epoch ───────────────────────────────────► publish ◄── every table
+//! ```
+//!
+//! Streams in, streams out: no broker, no store and no clock. The service puts a source in front
+//! and the tables behind; a test puts an input handle in front and a capture behind. Answers are an
+//! *input*: the annotator works outside, on pairs of committed epochs, and what it says enters with
+//! a later epoch.
+
+use std::sync::Arc;
+
+use differential_dataflow::AsCollection;
+use operators::{
+    decode::DecodeOptions,
+    embed::Encoders,
+    flow::{Answer, ModelId},
+    neighbors::{Counters, Mining, VectorBook},
+    offload::Pool,
+    publish::{Change, added, recorded},
+    register::Restored,
+    triplets::{self, TripletOptions},
+};
+use schemas::{
+    Epoch, config,
+    message::Record,
+    tables::{AnnotationRow, BlockedRow, EmbeddingRow},
+};
+use timely::dataflow::{
+    StreamVec,
+    operators::{Concatenate, vec::Map},
+};
+
+/// What enters: one stream per kind, all under the same epochs.
+pub struct Inputs<'s> {
+    /// Messages as the source has them.
+    pub records: StreamVec<'s, Epoch, Record>,
+    /// Outcomes of requests; `true` for those that enter now, `false` for those from the memo.
+    pub answers: StreamVec<'s, Epoch, (AnnotationRow, bool)>,
+    /// What to block from now on.
+    pub blocks: StreamVec<'s, Epoch, BlockedRow>,
+    /// Live images and known contents, at start.
+    pub restored: StreamVec<'s, Epoch, Restored>,
+    /// Vectors from the memo, at start.
+    pub vectors: StreamVec<'s, Epoch, EmbeddingRow>,
+    /// Next offsets, and a mark that the epoch exists.
+    pub offsets: StreamVec<'s, Epoch, Change>,
+}
+
+/// Everything that shapes the graph's results, and what its workers share.
+#[derive(Clone)]
+pub struct Settings {
+    /// How bytes become pixels.
+    pub decode: Arc<DecodeOptions>,
+    /// Rules on single images.
+    pub screen: Arc<config::Screen>,
+    /// What gives vectors.
+    pub encoders: Arc<Encoders>,
+    /// Rules 2 to 6.
+    pub mining: Arc<Mining>,
+    /// Rules on instructions.
+    pub filter: Arc<config::Filter>,
+    /// Which answers count and which rows stay.
+    pub triplets: Arc<TripletOptions>,
+    /// Whose answers are asked for now.
+    pub model: Arc<ModelId>,
+    /// Vectors by row, for every worker of the process.
+    pub book: Arc<VectorBook>,
+    /// What the boxes count.
+    pub counters: Arc<Counters>,
+    /// Threads for slow work.
+    pub pool: Arc<Pool>,
+}
+
+/// Builds the graph and returns every change to every table.
+pub fn build<'s>(
+    inputs: Inputs<'s>,
+    with: &Settings,
+) -> StreamVec<'s, Epoch, (Change, Epoch, isize)> {
+    let Inputs { records, answers, blocks, restored, vectors, offsets } = inputs;
+
+    let (arrivals, undecodable) = operators::decode(records, with.decode.clone());
+    let (arrivals, unfit) = operators::screen(arrivals, with.screen.clone());
+    let register = operators::register(arrivals, blocks, restored);
+    let (versions, embeddings) = operators::embed(
+        register.mined.clone(),
+        register.pictures,
+        vectors,
+        with.encoders.clone(),
+        with.pool.clone(),
+    );
+    let lists = operators::neighbors(
+        versions.clone(),
+        with.mining.clone(),
+        with.book.clone(),
+        with.counters.clone(),
+    );
+
+    let mined = register.mined.as_collection();
+    let memo = answers.clone().map(|(row, new)| (Answer::from(&row), new));
+    let answered = recorded(memo.clone().map(|(answer, _)| answer.request_id)).as_collection();
+    let (accepted, unusable) = operators::filter(memo, &with.filter);
+    let chosen = triplets::watched(accepted, mined.clone(), &with.triplets);
+    let watched = chosen.clone().map(|(pair, _)| pair);
+    let pairs = operators::pairs(
+        lists,
+        versions,
+        watched.inner,
+        with.mining.clone(),
+        with.book.clone(),
+        with.counters.clone(),
+    );
+    let pairs = pairs.as_collection();
+    let triplets = operators::triplets(chosen, pairs.clone(), &with.triplets);
+    let requests = operators::annotate(pairs.clone(), mined, answered, &with.model);
+
+    let new_answers = answers.flat_map(|(row, new)| new.then_some(row));
+    let scope = offsets.scope();
+    scope.concatenate([
+        added(offsets, |change| change),
+        added(register.contents, Change::Content),
+        added(embeddings, Change::Embedding),
+        added(new_answers, Change::Annotation),
+        added(register.blocked, Change::Blocked),
+        added(undecodable, Change::Reject),
+        added(unfit, Change::Reject),
+        added(register.rejects, Change::Reject),
+        added(unusable, Change::Reject),
+        register.images.map(|(row, epoch, diff)| (Change::Image(row), epoch, diff)),
+        pairs.inner.map(|(row, epoch, diff)| (Change::Pair(row), epoch, diff)),
+        triplets.inner.map(|(row, epoch, diff)| (Change::Triplet(row), epoch, diff)),
+        requests.inner.map(|(row, epoch, diff)| (Change::Request(row), epoch, diff)),
+    ])
+}

@@ -1,0 +1,206 @@
+//! The service: tables and source opened, threads started, the committer run to its end.
+//!
+//! ```text
+//!  source ─► ingest (thread) ─► workers (threads: the dataflow) ─► committer (this thread) ─► tables
+//!              ▲                                                        │
+//!              └──────────────── answers ◄── annotator ◄── committed pairs
+//! ```
+
+pub mod commit;
+pub mod ingest;
+pub mod restore;
+pub mod worker;
+
+use std::{
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+        mpsc,
+    },
+};
+
+use anyhow::{Context, bail};
+use schemas::{config::Config, tables::Table};
+use serde_json::{Map, Value};
+
+use self::{commit::Committer, ingest::Ingest, worker::Progress};
+use crate::{
+    delta::{self, Store, TableSpec},
+    metrics::Metrics,
+    requests::Requests,
+    settings,
+    source::{self, Offsets},
+};
+
+/// How a service is run.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct RunOptions {
+    /// End when what was there at start is committed and no pair waits for an answer.
+    pub until_caught_up: bool,
+    /// Accept that the config differs from what the tables were made with.
+    pub apply: bool,
+}
+
+/// The tables as specs of the store, in commit order.
+pub fn specs() -> Vec<TableSpec> {
+    let spec = |table: Table| TableSpec {
+        name: table.as_str().to_owned(),
+        schema: table.schema(),
+        key: table.key().iter().map(ToString::to_string).collect(),
+        memo: table.is_memo(),
+        properties: Default::default(),
+    };
+    Table::ALL.map(spec).to_vec()
+}
+
+/// The store that a config names.
+pub fn open_store(config: &Config) -> anyhow::Result<Store> {
+    let root = &config.tables.root;
+    if root.contains("://") {
+        bail!("[tables] root = {root:?}: only a folder can hold the tables in this version");
+    }
+    Store::folder(Path::new(root)).with_context(|| format!("open the tables in {root}"))
+}
+
+/// Runs the service. Ends by `stop`, by itself with `until_caught_up`, or by an error after which
+/// the process has to end, because other threads may still be at work.
+pub fn run(config: &Config, options: RunOptions, stop: &'static AtomicBool) -> anyhow::Result<()> {
+    let store = open_store(config)?;
+    let settings = settings::settings(config)?;
+    let in_force = settings::in_force(config, &settings);
+    if let Some(latest) = delta::read_latest(&store)? {
+        check_in_force(&latest.info, &in_force, options.apply)?;
+    }
+    let publisher = delta::start(&store, &specs()).context("take over the tables")?;
+    let (begin, shown) = restore::restore(&publisher)?;
+    let next: Offsets = publisher
+        .offsets()
+        .into_iter()
+        .map(|((topic, partition), next)| ((topic.into(), partition), next))
+        .collect();
+    let mut source = source::open(&config.source, &next).context("open the source")?;
+    let ends = match options.until_caught_up {
+        true => Some(source.end_offsets().context("ask the source for its end")?),
+        false => None,
+    };
+
+    let metrics = Arc::new(Metrics::new(store.clone(), settings.counters.clone()));
+    let progress =
+        Arc::new(Progress { committed: AtomicU64::new(begin.epoch), stop: AtomicBool::new(false) });
+    let exchange = Arc::new(ingest::Exchange::default());
+    if let Ok(mut committed) = exchange.committed.lock() {
+        *committed = next;
+    }
+    let requests = Requests::new(store);
+    let (answers_in, answers) = mpsc::channel();
+    let (feed_in, feed) = mpsc::sync_channel(1);
+    let (closed_in, closed) = mpsc::channel();
+    let next_epoch = begin.epoch + 1;
+
+    let workers = settings::workers(config);
+    let guards = worker::start(
+        workers,
+        settings,
+        begin,
+        feed,
+        closed_in,
+        progress.clone(),
+        metrics.clone(),
+    )?;
+    let ingest = Ingest {
+        source,
+        cut: config.epoch.clone(),
+        next_epoch,
+        ends: ends.clone(),
+        answers,
+        requests: requests.clone(),
+        feed: feed_in,
+        progress: progress.clone(),
+        exchange: exchange.clone(),
+        metrics: metrics.clone(),
+        stop,
+    };
+    let ingest = std::thread::Builder::new()
+        .name("ingest".into())
+        .spawn(move || ingest.run())
+        .context("start the ingest thread")?;
+    let committer = Committer {
+        publisher,
+        shown,
+        in_force,
+        annotator: settings::annotator(config),
+        settle: config.annotator.settle,
+        answers: answers_in,
+        closed,
+        ends,
+        progress: progress.clone(),
+        exchange,
+        requests,
+        metrics,
+    };
+    let committed = committer.run();
+    progress.stop.store(true, Ordering::Release);
+    committed?;
+    match ingest.join() {
+        Ok(ended) => ended.context("read the source")?,
+        Err(_) => bail!("the ingest thread panicked"),
+    }
+    for worker in guards.join() {
+        worker.map_err(|why| anyhow::anyhow!("a dataflow worker failed: {why}"))?;
+    }
+    Ok(())
+}
+
+/// A config change is refused until it is meant.
+fn check_in_force(
+    held: &Map<String, Value>,
+    wanted: &Map<String, Value>,
+    apply: bool,
+) -> anyhow::Result<()> {
+    let (Some(held), Some(wanted)) = (held.get("in_force"), wanted.get("in_force")) else {
+        return Ok(());
+    };
+    if held == wanted {
+        return Ok(());
+    }
+    for channel in ["semantic", "pattern", "caption"] {
+        let encoder = |rules: &Value| rules["channels"][channel]["encoder"].clone();
+        if encoder(held) != encoder(wanted) {
+            bail!(
+                "[channels.{channel}] encoder: the tables hold vectors of {}, the config wants {}; \
+                 re-embedding in place is not supported yet: use a new [tables] root",
+                encoder(held),
+                encoder(wanted)
+            );
+        }
+    }
+    let mut lines = Vec::new();
+    differences("", held, wanted, &mut lines);
+    if !apply {
+        bail!(
+            "the config differs from what the tables were made with:\n  {}\n\
+             every pair and triplet that this changes will be retracted or added in the next \
+             epoch; to accept that, run with --apply",
+            lines.join("\n  ")
+        );
+    }
+    eprintln!("applying a config change:\n  {}", lines.join("\n  "));
+    Ok(())
+}
+
+fn differences(at: &str, held: &Value, wanted: &Value, lines: &mut Vec<String>) {
+    match (held, wanted) {
+        (Value::Object(held), Value::Object(wanted)) => {
+            let mut names: Vec<&String> = held.keys().chain(wanted.keys()).collect();
+            names.sort();
+            names.dedup();
+            for name in names {
+                let side = |map: &Map<String, Value>| map.get(name).cloned().unwrap_or(Value::Null);
+                differences(&format!("{at}.{name}"), &side(held), &side(wanted), lines);
+            }
+        }
+        _ if held == wanted => {}
+        _ => lines.push(format!("{}: {held} -> {wanted}", at.trim_start_matches('.'))),
+    }
+}

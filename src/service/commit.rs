@@ -1,0 +1,487 @@
+//! The committer: closed epochs in, Delta commits out, and the annotator's work after them.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{
+        Arc,
+        atomic::Ordering,
+        mpsc::{Receiver, RecvTimeoutError, Sender},
+    },
+    time::{Duration, Instant},
+};
+
+use anyhow::Context;
+use operators::{
+    flow::{Answer, Pair, Request},
+    publish::EpochChanges,
+    triplets::{Cause, ConfigChange, Triplet, change_reason},
+};
+use schemas::{
+    Channel, ContentId, Epoch,
+    tables::{
+        self, AnnotationRow, ChangeRow, ImageRow, PairRow, PerChannel, Row, Table, TripletRow,
+    },
+};
+use serde_json::{Map, Value};
+
+use super::{ingest::Exchange, restore::Shown, worker::Progress};
+use crate::{
+    annotator::Annotator,
+    delta::{Change, EpochCommit, Key, Latest, Publisher},
+    metrics::Metrics,
+    requests::Requests,
+    source::Offsets,
+};
+
+/// Everything that the committer needs.
+pub struct Committer {
+    /// The tables.
+    pub publisher: Publisher,
+    /// What the tables show at start, until the first epoch has been compared with it.
+    pub shown: Shown,
+    /// What `latest.json` says besides versions and offsets.
+    pub in_force: Map<String, Value>,
+    /// Who writes instructions.
+    pub annotator: Box<dyn Annotator>,
+    /// How long a pair must have held before it is asked for.
+    pub settle: Duration,
+    /// Answers go here.
+    pub answers: Sender<Vec<AnnotationRow>>,
+    /// Closed epochs come from here.
+    pub closed: Receiver<EpochChanges>,
+    /// With these: stop once they are committed and no pair waits for an answer.
+    pub ends: Option<Offsets>,
+    /// Shared with everyone.
+    pub progress: Arc<Progress>,
+    /// Shared with ingest.
+    pub exchange: Arc<Exchange>,
+    /// Requests of other processes.
+    pub requests: Requests,
+    /// Counters and times.
+    pub metrics: Arc<Metrics>,
+}
+
+/// A run of the committer: what is not committed yet, and what is not answered yet.
+struct Run {
+    at: Committer,
+    /// What the rules say of the restored state, where the tables say something else. It goes out
+    /// with the first epoch.
+    pending: Option<EpochChanges>,
+    /// The annotator's work: of committed epochs only.
+    wanted: BTreeMap<String, (Request, Instant)>,
+    /// Those of `wanted` whose answers are on their way.
+    answered: BTreeSet<String>,
+    /// The tables have been compared with the rules.
+    compared: bool,
+}
+
+impl Committer {
+    /// Commits epochs until there are no more. Returns on the main thread; an error means that the
+    /// process must end, because only a new start knows what was committed.
+    pub fn run(self) -> anyhow::Result<()> {
+        let first = self.publisher.epoch().unwrap_or(0);
+        let mut run = Run {
+            at: self,
+            pending: None,
+            wanted: BTreeMap::new(),
+            answered: BTreeSet::new(),
+            compared: false,
+        };
+        loop {
+            match run.at.closed.recv_timeout(Duration::from_millis(20)) {
+                Ok(changes) if changes.epoch == first && !run.compared => run.compare(changes),
+                Ok(changes) => run.commit(changes)?,
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return run.at.metrics.write(),
+            }
+            run.annotate();
+            if run.is_done() {
+                run.at.progress.stop.store(true, Ordering::Release);
+            }
+        }
+    }
+}
+
+impl Run {
+    /// The restored epoch: nothing to commit, unless config or code make something else of it.
+    fn compare(&mut self, changes: EpochChanges) {
+        let epoch = changes.epoch;
+        let shown = std::mem::take(&mut self.at.shown);
+        self.at.shown.measured = shown.measured;
+        let mut pending = EpochChanges { epoch, ..EpochChanges::default() };
+        pending.pairs = changes.pairs;
+        pending.triplets = changes.triplets;
+        let mut pairs = shown.pairs;
+        consolidate(&mut pending.pairs);
+        pending.pairs.retain(|(pair, _)| {
+            let key = (pair.query_id.to_string(), pair.target_id.to_string());
+            let same = pair.mined && pairs.get(&key) == Some(&pair_row(pair, 0));
+            if same {
+                pairs.remove(&key);
+            }
+            pair.mined && !same
+        });
+        let mut triplets = shown.triplets;
+        consolidate(&mut pending.triplets);
+        pending.triplets.retain(|(triplet, _)| {
+            let row = triplet.row(0);
+            let same = triplets.get(&row.triplet_id) == Some(&row);
+            if same {
+                triplets.remove(&row.triplet_id);
+            }
+            !same
+        });
+        pending.pairs.extend(pairs.into_values().map(|row| (pair_of(&row), -1)));
+        pending.triplets.extend(triplets.into_values().map(|row| (triplet_of(&row), -1)));
+        if !pending.pairs.is_empty() || !pending.triplets.is_empty() {
+            self.pending = Some(pending);
+            self.at.exchange.force.store(true, Ordering::Release);
+        }
+        self.want(changes.requests);
+        self.compared = true;
+    }
+
+    fn commit(&mut self, mut changes: EpochChanges) -> anyhow::Result<()> {
+        let began = Instant::now();
+        let epoch = changes.epoch;
+        let config_changed = self.pending.is_some();
+        if let Some(pending) = self.pending.take() {
+            changes.pairs.extend(pending.pairs);
+            changes.triplets.extend(pending.triplets);
+        }
+        for row in &changes.contents {
+            if let Some(id) = ContentId::parse(&row.content_id) {
+                let size = (row.width, row.height);
+                self.at.shown.measured.insert(id, (row.measures.clone(), size));
+            }
+        }
+        let requests = std::mem::take(&mut changes.requests);
+        let counts = Counts::of(&changes);
+        let commit = self.epoch_commit(changes, config_changed)?;
+        let latest = self.at.publisher.publish(commit)?;
+        if let Some(latest) = &latest {
+            self.show(latest);
+        }
+        self.at.requests.committed(epoch);
+        self.want(requests);
+        self.at.progress.committed.store(epoch, Ordering::Release);
+        self.at.metrics.committed(epoch, &counts, began.elapsed(), &self.at.publisher);
+        self.at.metrics.waiting(self.wanted.len());
+        if latest.is_some() {
+            self.at.metrics.write()?;
+        }
+        Ok(())
+    }
+
+    fn show(&self, latest: &Latest) {
+        let offsets = latest.offsets.iter().flat_map(|(topic, partitions)| {
+            let topic: Arc<str> = topic.as_str().into();
+            partitions.iter().filter_map(move |(partition, next)| {
+                Some(((topic.clone(), partition.parse().ok()?), *next))
+            })
+        });
+        if let Ok(mut committed) = self.at.exchange.committed.lock() {
+            *committed = offsets.collect();
+        }
+    }
+
+    /// What an epoch does to each table, as batches and keys.
+    fn epoch_commit(
+        &self,
+        mut changes: EpochChanges,
+        config_changed: bool,
+    ) -> anyhow::Result<EpochCommit> {
+        let epoch = changes.epoch;
+        let at = i64::try_from(epoch).context("epochs fit into 63 bits")?;
+        let mut out = BTreeMap::new();
+        let mut put = |table: Table, change: Change| out.insert(table.as_str().to_owned(), change);
+
+        let mut contents = changes.contents;
+        contents.iter_mut().for_each(|row| row.epoch = at);
+        put(Table::Contents, inserts(&contents)?);
+        let mut embeddings = changes.embeddings;
+        embeddings.iter_mut().for_each(|row| row.epoch = at);
+        put(Table::Embeddings, inserts(&embeddings)?);
+        let mut annotations = changes.annotations;
+        annotations.iter_mut().for_each(|row| row.epoch = at);
+        put(Table::Annotations, inserts(&annotations)?);
+        let mut rejects = changes.rejects;
+        rejects.sort();
+        rejects.iter_mut().for_each(|row| row.epoch = at);
+        put(Table::Rejects, inserts(&rejects)?);
+
+        // Blocking what is blocked is no change: a request may come twice.
+        let held = self.at.publisher.table(Table::Blocked.as_str());
+        let mut blocked = changes.blocked;
+        blocked.sort();
+        blocked.dedup_by(|a, b| (&a.kind, &a.value) == (&b.kind, &b.value));
+        blocked.retain(|row| {
+            let key = Key::of(&[&row.kind, &row.value]);
+            held.is_none_or(|table| !table.contains(&key))
+        });
+        blocked.iter_mut().for_each(|row| row.epoch = at);
+        put(Table::Blocked, inserts(&blocked)?);
+
+        consolidate(&mut changes.pairs);
+        let (mut insert, mut delete) = (Vec::new(), Vec::new());
+        for (pair, diff) in changes.pairs.iter().filter(|(pair, _)| pair.mined) {
+            match *diff > 0 {
+                true => insert.push(pair_row(pair, at)),
+                false => delete.push(Key::of(&[&pair.query_id, &pair.target_id])),
+            }
+        }
+        put(Table::Pairs, Change { delete, ..inserts(&insert)? });
+
+        let moved = |came: bool| {
+            let of_kind = changes.pairs.iter().filter(move |(p, d)| p.mined && (*d > 0) == came);
+            of_kind.map(|(p, _)| (&*p.query_id, &*p.target_id)).collect::<BTreeSet<(&str, &str)>>()
+        };
+        let (came, gone) = (moved(true), moved(false));
+        let held = self.at.publisher.table(Table::Pairs.as_str());
+        let shown = |query: &str, target: &str| {
+            held.is_some_and(|table| table.contains(&Key::of(&[query, target])))
+        };
+
+        consolidate(&mut changes.images);
+        let touched = touched(&changes.images);
+        let (mut insert, mut delete) = (Vec::new(), Vec::new());
+        for (mut row, diff) in changes.images {
+            match diff > 0 {
+                true => {
+                    row.epoch = at;
+                    insert.push(row);
+                }
+                false => delete.push(Key::of(&[&row.image_id])),
+            }
+        }
+        let images = Change { delete, ..inserts(&insert)? };
+        put(Table::Images, images);
+
+        let cause = Cause {
+            touched: &|id| touched.contains(id),
+            paired: &|query, target| {
+                let key = (query, target);
+                came.contains(&key) || !gone.contains(&key) && shown(query, target)
+            },
+            config: config_changed.then_some(ConfigChange::Other),
+        };
+        let (triplets, log) = triplet_changes(changes.triplets, epoch, &cause)?;
+        put(Table::Changes, inserts(&log)?);
+        let (mut insert, mut delete) = (Vec::new(), Vec::new());
+        for (old, new) in triplets {
+            delete.extend(old.map(|row| Key::of(&[&row.triplet_id])));
+            insert.extend(new);
+        }
+        put(Table::Triplets, Change { delete, ..inserts(&insert)? });
+
+        let offsets = changes.offsets.into_iter();
+        let offsets = offsets.map(|((topic, p), next)| ((topic.to_string(), p), next)).collect();
+        Ok(EpochCommit { epoch, changes: out, offsets, info: self.at.in_force.clone() })
+    }
+
+    /// Steps of the annotator's work list, of an epoch that is committed.
+    fn want(&mut self, mut requests: Vec<(Request, isize)>) {
+        consolidate(&mut requests);
+        for (request, diff) in requests {
+            if diff > 0 {
+                self.wanted.insert(request.request_id.clone(), (request, Instant::now()));
+            } else {
+                self.wanted.remove(&request.request_id);
+                self.answered.remove(&request.request_id);
+            }
+        }
+    }
+
+    fn annotate(&mut self) {
+        let settle = self.at.settle;
+        let measured = &self.at.shown.measured;
+        let look = |content: &ContentId| measured.get(content).cloned();
+        let mut answers = Vec::new();
+        for (id, (request, since)) in &self.wanted {
+            if since.elapsed() >= settle && self.answered.insert(id.clone()) {
+                answers.push(self.at.annotator.annotate(request, &look, now_us()));
+            }
+        }
+        if !answers.is_empty() {
+            // Ingest that is gone has said why, and the run is about to end.
+            let _ = self.at.answers.send(answers);
+        }
+    }
+
+    /// With `--until-caught-up`: all that was there at start is committed, and no pair waits.
+    fn is_done(&self) -> bool {
+        let Some(ends) = &self.at.ends else { return false };
+        let Ok(committed) = self.at.exchange.committed.lock() else { return false };
+        self.compared
+            && self.pending.is_none()
+            && self.wanted.is_empty()
+            && ends.iter().all(|(partition, end)| {
+                *end == 0 || committed.get(partition).is_some_and(|next| next >= end)
+            })
+    }
+}
+
+/// How many rows of each kind an epoch moved, for status.
+#[derive(Debug, Default, Clone, Copy)]
+pub struct Counts {
+    /// Steps of `images`.
+    pub images: usize,
+    /// Steps of `pairs`.
+    pub pairs: usize,
+    /// Steps of `triplets`.
+    pub triplets: usize,
+    /// New rejects.
+    pub rejects: usize,
+    /// New answers.
+    pub annotations: usize,
+}
+
+impl Counts {
+    fn of(changes: &EpochChanges) -> Counts {
+        Counts {
+            images: changes.images.len(),
+            pairs: changes.pairs.len(),
+            triplets: changes.triplets.len(),
+            rejects: changes.rejects.len(),
+            annotations: changes.annotations.len(),
+        }
+    }
+}
+
+fn now_us() -> i64 {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    now.map_or(0, |elapsed| i64::try_from(elapsed.as_micros()).unwrap_or(i64::MAX))
+}
+
+fn inserts<R: Row>(rows: &[R]) -> anyhow::Result<Change> {
+    if rows.is_empty() {
+        return Ok(Change::default());
+    }
+    let batch = tables::to_batch(rows)
+        .with_context(|| format!("rows for {} do not fit its columns", R::TABLE.as_str()))?;
+    Ok(Change { insert: vec![batch], delete: Vec::new() })
+}
+
+/// Sums steps of equal rows, so that each row moves once or not at all; sorted by row.
+fn consolidate<D: Ord>(steps: &mut Vec<(D, isize)>) {
+    steps.sort();
+    let mut kept: Vec<(D, isize)> = Vec::with_capacity(steps.len());
+    for (row, diff) in steps.drain(..) {
+        match kept.last_mut() {
+            Some((last, sum)) if *last == row => *sum += diff,
+            _ => kept.push((row, diff)),
+        }
+    }
+    kept.retain(|(_, diff)| *diff != 0);
+    *steps = kept;
+}
+
+/// What `triplets` loses and gains, by id, and the log of it: deletes first where a row changes.
+type TripletSteps = Vec<(Option<TripletRow>, Option<TripletRow>)>;
+
+fn triplet_changes(
+    mut steps: Vec<(Triplet, isize)>,
+    epoch: Epoch,
+    cause: &Cause,
+) -> anyhow::Result<(TripletSteps, Vec<ChangeRow>)> {
+    let at = i64::try_from(epoch).context("epochs fit into 63 bits")?;
+    consolidate(&mut steps);
+    let mut by_id: BTreeMap<String, (Option<Triplet>, Option<Triplet>)> = BTreeMap::new();
+    for (triplet, diff) in steps {
+        let id = schemas::triplet_id(&triplet.query_id, &triplet.target_id);
+        let entry = by_id.entry(id).or_default();
+        let side = if diff > 0 { &mut entry.1 } else { &mut entry.0 };
+        debug_assert!(side.is_none(), "one row per pair");
+        *side = Some(triplet);
+    }
+    let (mut rows, mut log) = (Vec::new(), Vec::new());
+    for (triplet_id, (old, new)) in by_id {
+        let reason = change_reason(old.as_ref(), new.as_ref(), cause);
+        let step = |op: &str, triplet: &Triplet| ChangeRow {
+            epoch: at,
+            op: op.into(),
+            reason: reason.into(),
+            triplet_id: triplet_id.clone(),
+            query_id: triplet.query_id.to_string(),
+            target_id: triplet.target_id.to_string(),
+        };
+        log.extend(old.as_ref().map(|triplet| step("delete", triplet)));
+        log.extend(new.as_ref().map(|triplet| step("insert", triplet)));
+        rows.push((old.map(|triplet| triplet.row(epoch)), new.map(|triplet| triplet.row(epoch))));
+    }
+    Ok((rows, log))
+}
+
+/// Images that came, went, or have another content or caption. A message that only moved its
+/// offset touches nothing.
+fn touched(images: &[(ImageRow, isize)]) -> BTreeSet<String> {
+    let mut sums: BTreeMap<(&str, &str, Option<&str>), isize> = BTreeMap::new();
+    for (row, diff) in images {
+        let key = (row.image_id.as_str(), row.content_id.as_str(), row.caption.as_deref());
+        *sums.entry(key).or_default() += diff;
+    }
+    let moved = sums.into_iter().filter(|(_, sum)| *sum != 0);
+    moved.map(|((id, ..), _)| id.to_owned()).collect()
+}
+
+/// A pair as `pairs` shows it.
+pub fn pair_row(pair: &Pair, epoch: i64) -> PairRow {
+    let names = Channel::ALL.into_iter().filter(|c| pair.ranks[c.index()].is_some());
+    PairRow {
+        query_id: pair.query_id.to_string(),
+        target_id: pair.target_id.to_string(),
+        channels: names.map(|c| c.as_str().to_owned()).collect(),
+        scores: PerChannel::from(pair.scores.map(|s| s.map(score))),
+        ranks: pair.ranks.into(),
+        hard_negatives: pair.hard_negatives.iter().map(ToString::to_string).collect(),
+        epoch,
+    }
+}
+
+/// The inverse of [`pair_row`].
+fn pair_of(row: &PairRow) -> Pair {
+    let scores = [row.scores.semantic, row.scores.pattern, row.scores.caption];
+    Pair {
+        query_id: row.query_id.as_str().into(),
+        target_id: row.target_id.as_str().into(),
+        mined: true,
+        ranks: [row.ranks.semantic, row.ranks.pattern, row.ranks.caption],
+        scores: scores.map(|s| s.map(unit_score)),
+        hard_negatives: row.hard_negatives.iter().map(|id| id.as_str().into()).collect(),
+    }
+}
+
+/// The inverse of [`Triplet::row`].
+fn triplet_of(row: &TripletRow) -> Triplet {
+    let content = |text: &str| ContentId::parse(text).unwrap_or(ContentId([0; 32]));
+    let scores = [row.scores.semantic, row.scores.pattern, row.scores.caption];
+    let answer = Answer {
+        request_id: row.request_id.clone(),
+        query: content(&row.query_content_id),
+        target: content(&row.target_content_id),
+        model: row.model.clone(),
+        prompt_version: row.prompt_version,
+        ok: true,
+        description: row.description.clone(),
+        instructions: row.instructions.clone(),
+        audits: row.audits.clone(),
+    };
+    Triplet {
+        query_id: row.query_id.as_str().into(),
+        target_id: row.target_id.as_str().into(),
+        answer: Arc::new(answer),
+        hard_negatives: row.hard_negatives.iter().map(|id| id.as_str().into()).collect(),
+        channels: Channel::ALL.map(|c| row.channels.iter().any(|name| name == c.as_str())),
+        scores: scores.map(|s| s.map(unit_score)),
+    }
+}
+
+/// The inverse of [`score`].
+fn unit_score(s: f64) -> i32 {
+    (s * f64::from(kernels::vector::UNIT)) as i32
+}
+
+/// s / 2^30 (rule 2), exact in a double.
+pub fn score(s: i32) -> f64 {
+    f64::from(s) / f64::from(kernels::vector::UNIT)
+}

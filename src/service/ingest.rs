@@ -1,0 +1,191 @@
+//! Ingest: reads the source and cuts messages into epochs by rows, bytes and linger.
+
+use std::{
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+        mpsc::{Receiver, SyncSender, TrySendError},
+    },
+    time::{Duration, Instant},
+};
+
+use schemas::{Epoch, config::EpochCut, limits, tables::AnnotationRow};
+
+use super::worker::{EpochInput, Progress};
+use crate::{
+    metrics::Metrics,
+    requests::Requests,
+    source::{Offsets, Polled, Source, SourceError},
+};
+
+/// How long one poll of the source may take; what else there is to do waits no longer.
+const POLL: Duration = Duration::from_millis(20);
+/// How long the source is held before the dataflow is asked again whether it has room.
+const HOLD: Duration = Duration::from_millis(2);
+
+/// What ingest and the committer tell each other.
+#[derive(Default)]
+pub struct Exchange {
+    /// Next offsets of the newest commit: shown to the broker for lag displays.
+    pub committed: Mutex<Offsets>,
+    /// Cut an epoch even if nothing came: the tables differ from what they should be.
+    pub force: AtomicBool,
+}
+
+/// Everything that ingest needs.
+pub struct Ingest {
+    /// Where messages come from.
+    pub source: Box<dyn Source>,
+    /// When to cut.
+    pub cut: EpochCut,
+    /// The first epoch to cut.
+    pub next_epoch: Epoch,
+    /// Cut at once when these offsets are reached: nobody waits for more.
+    pub ends: Option<Offsets>,
+    /// Answers of the annotator.
+    pub answers: Receiver<Vec<AnnotationRow>>,
+    /// Requests of other processes.
+    pub requests: Requests,
+    /// Epochs go here.
+    pub feed: SyncSender<EpochInput>,
+    /// Shared with everyone.
+    pub progress: Arc<Progress>,
+    /// Shared with the committer.
+    pub exchange: Arc<Exchange>,
+    /// Counters.
+    pub metrics: Arc<Metrics>,
+    /// Set by a signal: open no more epochs.
+    pub stop: &'static AtomicBool,
+}
+
+/// The epoch that is being filled.
+#[derive(Default)]
+struct Open {
+    input: EpochInput,
+    offsets: Offsets,
+    bytes: usize,
+    since: Option<Instant>,
+}
+
+impl Open {
+    fn touch(&mut self) {
+        self.since.get_or_insert_with(Instant::now);
+    }
+
+    fn is_full(&self, cut: &EpochCut) -> bool {
+        self.input.records.len() >= cut.rows
+            || self.bytes >= cut.bytes
+            || self.input.answers.len() >= limits::ANSWERS_PER_EPOCH
+    }
+}
+
+impl Ingest {
+    /// Runs until told to stop. What was read and not cut is read again by the next run: offsets
+    /// live in the tables.
+    pub fn run(mut self) -> Result<(), SourceError> {
+        let mut open = Open::default();
+        let mut positions = Offsets::new();
+        let mut shown = Offsets::new();
+        while !self.must_stop() {
+            let idle = self.read(&mut open, &mut positions)?;
+            self.gather(&mut open);
+            let waited = open.since.is_some_and(|since| since.elapsed() >= self.cut.linger);
+            let nothing_more = idle
+                && open.since.is_some()
+                && self.ends.as_ref().is_some_and(|ends| reached(&positions, ends, &self.exchange));
+            if open.is_full(&self.cut) || waited || nothing_more {
+                self.cut(&mut open)?;
+            }
+            self.show_committed(&mut shown);
+        }
+        Ok(())
+    }
+
+    fn must_stop(&self) -> bool {
+        self.stop.load(Ordering::Acquire) || self.progress.stop.load(Ordering::Acquire)
+    }
+
+    /// Reads until the epoch is full or the source has nothing; true if it has nothing.
+    fn read(&mut self, open: &mut Open, positions: &mut Offsets) -> Result<bool, SourceError> {
+        while !open.is_full(&self.cut) {
+            let (topic, partition, next) = match self.source.poll(POLL)? {
+                Polled::Idle => return Ok(true),
+                Polled::Progress { topic, partition, next_offset } => {
+                    (topic, partition, next_offset)
+                }
+                Polled::Record(record) => {
+                    let at = record.position.clone();
+                    open.bytes += record.bytes();
+                    open.input.records.push(record);
+                    (at.topic, at.partition, at.offset + 1)
+                }
+            };
+            open.touch();
+            positions.insert((topic.clone(), partition), next);
+            open.offsets.insert((topic, partition), next);
+            if open.since.is_some_and(|since| since.elapsed() >= self.cut.linger) {
+                return Ok(false);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Answers and requests that came meanwhile.
+    fn gather(&mut self, open: &mut Open) {
+        while open.input.answers.len() < limits::ANSWERS_PER_EPOCH {
+            let Ok(answers) = self.answers.try_recv() else { break };
+            open.touch();
+            open.input.answers.extend(answers);
+        }
+        let blocks = self.requests.take();
+        if !blocks.is_empty() {
+            open.touch();
+            open.input.blocks.extend(blocks);
+        }
+        if self.exchange.force.swap(false, Ordering::AcqRel) {
+            open.touch();
+        }
+    }
+
+    fn cut(&mut self, open: &mut Open) -> Result<(), SourceError> {
+        let Open { mut input, offsets, .. } = std::mem::take(open);
+        input.epoch = self.next_epoch;
+        input.offsets = offsets.into_iter().map(|((t, p), next)| (t, p, next)).collect();
+        self.requests.cut(self.next_epoch);
+        self.metrics.fed(input.records.len());
+        self.next_epoch += 1;
+        // A full queue is backpressure: nothing more is taken from the source until it has room.
+        let mut waiting = Some(input);
+        while let Some(input) = waiting.take() {
+            match self.feed.try_send(input) {
+                Ok(()) | Err(TrySendError::Disconnected(_)) => {}
+                Err(TrySendError::Full(_)) if self.must_stop() => {}
+                Err(TrySendError::Full(input)) => {
+                    self.source.hold(HOLD)?;
+                    waiting = Some(input);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn show_committed(&mut self, shown: &mut Offsets) {
+        let Ok(committed) = self.exchange.committed.lock().map(|offsets| offsets.clone()) else {
+            return;
+        };
+        if committed != *shown {
+            self.source.committed(&committed);
+            *shown = committed;
+        }
+    }
+}
+
+/// Whether everything up to `ends` has been read, now or by an earlier run.
+fn reached(positions: &Offsets, ends: &Offsets, exchange: &Exchange) -> bool {
+    let committed = exchange.committed.lock();
+    ends.iter().all(|(partition, end)| {
+        let position = positions.get(partition).copied();
+        let before = committed.as_ref().ok().and_then(|offsets| offsets.get(partition).copied());
+        position.max(before).unwrap_or(0) >= *end
+    })
+}

@@ -1,0 +1,92 @@
+//! From the tables back to a running dataflow: what enters under the epoch that they are at, and
+//! what they show, to find out what differs.
+
+use std::collections::{BTreeMap, HashMap};
+
+use anyhow::{Context, anyhow};
+use operators::register::Restored;
+use schemas::{
+    ContentId,
+    tables::{
+        self, AnnotationRow, BlockedRow, ContentRow, EmbeddingRow, ImageRow, Measures, PairRow,
+        Row, TripletRow,
+    },
+};
+use serde::Deserialize;
+
+use super::worker::Start;
+use crate::delta::{Publisher, Table};
+
+/// What the tables show now, and what the annotator may look up.
+#[derive(Default)]
+pub struct Shown {
+    /// `pairs`, by query and target, the epoch column set to 0.
+    pub pairs: BTreeMap<(String, String), PairRow>,
+    /// `triplets` by id, the epoch column set to 0.
+    pub triplets: BTreeMap<String, TripletRow>,
+    /// Measures and size of every content.
+    pub measured: HashMap<ContentId, (Measures, (i32, i32))>,
+}
+
+/// Every live row of a table.
+pub fn rows<R: Row>(table: &Table) -> anyhow::Result<Vec<R>> {
+    let mut rows = Vec::new();
+    for batch in table.scan(None)? {
+        rows.extend(tables::from_batch::<R>(&batch?).with_context(|| read_error(table.name()))?);
+    }
+    Ok(rows)
+}
+
+fn read_error(table: &str) -> String {
+    format!("table {table} holds a row that this version does not know")
+}
+
+/// The columns of `contents` that a start needs; image bytes stay where they are.
+#[derive(Deserialize)]
+struct ContentMeasures {
+    content_id: String,
+    width: i32,
+    height: i32,
+    measures: Measures,
+}
+
+fn table<'a>(publisher: &'a Publisher, of: tables::Table) -> anyhow::Result<&'a Table> {
+    publisher.table(of.as_str()).ok_or_else(|| anyhow!("no table {}", of.as_str()))
+}
+
+/// Reads everything that a start needs.
+pub fn restore(publisher: &Publisher) -> anyhow::Result<(Start, Shown)> {
+    let mut start = Start { epoch: publisher.epoch().unwrap_or(0), ..Start::default() };
+    let mut shown = Shown::default();
+
+    let contents = table(publisher, ContentRow::TABLE)?;
+    for batch in contents.scan(Some(&["content_id", "width", "height", "measures"]))? {
+        let rows: Vec<ContentMeasures> =
+            serde_arrow::from_record_batch(&batch?).with_context(|| read_error(contents.name()))?;
+        for row in rows {
+            let id = ContentId::parse(&row.content_id)
+                .ok_or_else(|| anyhow!("contents: {:?} is no sha256", row.content_id))?;
+            start.restored.push(Restored::Content(id));
+            shown.measured.insert(id, (row.measures, (row.width, row.height)));
+        }
+    }
+    for mut row in rows::<ImageRow>(table(publisher, ImageRow::TABLE)?)? {
+        row.epoch = 0;
+        start.restored.push(Restored::Image(row));
+    }
+    for mut row in rows::<BlockedRow>(table(publisher, BlockedRow::TABLE)?)? {
+        row.epoch = 0;
+        start.restored.push(Restored::Blocked(row));
+    }
+    start.vectors = rows::<EmbeddingRow>(table(publisher, EmbeddingRow::TABLE)?)?;
+    start.answers = rows::<AnnotationRow>(table(publisher, AnnotationRow::TABLE)?)?;
+    for mut row in rows::<PairRow>(table(publisher, PairRow::TABLE)?)? {
+        row.epoch = 0;
+        shown.pairs.insert((row.query_id.clone(), row.target_id.clone()), row);
+    }
+    for mut row in rows::<TripletRow>(table(publisher, TripletRow::TABLE)?)? {
+        row.epoch = 0;
+        shown.triplets.insert(row.triplet_id.clone(), row);
+    }
+    Ok((start, shown))
+}

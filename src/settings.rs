@@ -1,0 +1,181 @@
+//! From the config to what the graph needs, and to the words by which tables say what is in force.
+
+use std::{num::NonZeroUsize, sync::Arc};
+
+use anyhow::{Context, anyhow};
+use kernels::{encoders, vector::Band};
+use operators::{
+    decode::DecodeOptions,
+    embed::Encoders,
+    flow::ModelId,
+    neighbors::{Counters, Mining, VectorBook},
+    offload::Pool,
+    triplets::TripletOptions,
+};
+use schemas::{
+    Channel,
+    config::{AnnotatorKind, Config},
+    limits,
+};
+use serde_json::{Map, Value, json};
+
+use crate::{
+    annotator::{Annotator, template::Template},
+    dataflow::Settings,
+};
+
+/// Whoever writes instructions, by the config.
+pub fn annotator(config: &Config) -> Box<dyn Annotator> {
+    match config.annotator.kind {
+        AnnotatorKind::Template => Box::new(Template::new()),
+    }
+}
+
+/// Dataflow workers, by the config: one per core where it says 0.
+pub fn workers(config: &Config) -> usize {
+    match config.service.workers {
+        0 => std::thread::available_parallelism().map_or(1, NonZeroUsize::get),
+        workers => workers,
+    }
+}
+
+/// The graph's settings.
+///
+/// # Errors
+/// An encoder that there is not, or a band that is none: the message says which key.
+pub fn settings(config: &Config) -> anyhow::Result<Settings> {
+    let annotator = annotator(config);
+    let (model, prompt_version) = annotator.model();
+    let model = ModelId {
+        model: model.to_owned(),
+        prompt_version,
+        reads_captions: annotator.reads_captions(),
+    };
+    let limits = kernels::decode::Limits {
+        encoded_bytes_max: config.screen.encoded_bytes_max,
+        pixels_max: config.screen.pixels_max,
+        side_max: limits::SIDE_MAX,
+    };
+    let encoders = encoders_of(config)?;
+    Ok(Settings {
+        decode: Arc::new(DecodeOptions {
+            key: config.source.key.clone(),
+            limits,
+            store: config.contents.store,
+            given: encoders.given,
+        }),
+        screen: Arc::new(config.screen.clone()),
+        encoders: Arc::new(encoders),
+        mining: Arc::new(mining(config)?),
+        filter: Arc::new(config.filter.clone()),
+        triplets: Arc::new(TripletOptions {
+            keep: config.triplets.keep,
+            models: vec![model.clone()],
+        }),
+        model: Arc::new(model),
+        book: Arc::new(VectorBook::default()),
+        counters: Arc::new(Counters::new(workers(config))),
+        pool: Pool::new(workers(config)),
+    })
+}
+
+/// Rules 2 to 6, as the config has them.
+pub fn mining(config: &Config) -> anyhow::Result<Mining> {
+    let mut bands: [Vec<Band>; 3] = Default::default();
+    let mut neighbors = [0; 3];
+    for channel in Channel::ALL {
+        let chosen = config.channels.get(channel);
+        let pairs = match &chosen.band {
+            Some(bands) => bands.clone(),
+            None => default_bands(channel, &chosen.encoder)?,
+        };
+        let name = channel.as_str();
+        for (low, high) in pairs {
+            let band = Band::new(low, high)
+                .map_err(|e| anyhow!("[channels.{name}] band = [{low}, {high}]: {e}"))?;
+            bands[channel.index()].push(band);
+        }
+        bands[channel.index()].sort_by_key(|band| band.lo);
+        neighbors[channel.index()] = chosen.neighbors;
+    }
+    Ok(Mining {
+        bands,
+        neighbors,
+        slack: limits::NEIGHBORS_SLACK,
+        targets_per_query: config.pairs.targets_per_query,
+        hard_negatives: config.pairs.hard_negatives,
+    })
+}
+
+fn default_bands(channel: Channel, encoder: &str) -> anyhow::Result<Vec<(f64, f64)>> {
+    let bands = match channel {
+        Channel::Caption => encoders::text_encoder(encoder).map(|e| e.default_bands().to_vec()),
+        _ => encoders::image_encoder(encoder).map(|e| e.default_bands().to_vec()),
+    };
+    bands.with_context(|| no_encoder(channel, encoder))
+}
+
+fn no_encoder(channel: Channel, encoder: &str) -> String {
+    let name = channel.as_str();
+    let known = match channel {
+        Channel::Caption => "builtin:words",
+        _ => "builtin:layout, builtin:edges",
+    };
+    format!("[channels.{name}] encoder = {encoder:?}: there is {known}, and given")
+}
+
+fn encoders_of(config: &Config) -> anyhow::Result<Encoders> {
+    let mut all = Encoders::default();
+    for channel in Channel::ALL {
+        let name = config.channels.get(channel).encoder.as_str();
+        if name == "given" {
+            all.given[channel.index()] = config.channels.get(channel).dim;
+            continue;
+        }
+        match channel {
+            Channel::Caption => {
+                let encoder = encoders::text_encoder(name);
+                all.text = Some(encoder.with_context(|| no_encoder(channel, name))?.into());
+            }
+            image => {
+                let encoder = encoders::image_encoder(name);
+                all.image[image.index()] =
+                    Some(encoder.with_context(|| no_encoder(channel, name))?.into());
+            }
+        }
+    }
+    Ok(all)
+}
+
+/// What decides the tables' rows, in the words of `latest.json`: a difference between this and what
+/// the tables say is a config change.
+pub fn in_force(config: &Config, settings: &Settings) -> Map<String, Value> {
+    let mining = &settings.mining;
+    let channels: Map<String, Value> = Channel::ALL
+        .into_iter()
+        .map(|channel| {
+            let at = channel.index();
+            let bands: Vec<[i32; 2]> = mining.bands[at].iter().map(|b| [b.lo, b.hi]).collect();
+            let value = json!({
+                "encoder": settings.encoders.id(channel),
+                "bands": bands,
+                "neighbors": mining.neighbors[at],
+            });
+            (channel.as_str().to_owned(), value)
+        })
+        .collect();
+    let rules = json!({
+        "channels": channels,
+        "targets_per_query": mining.targets_per_query,
+        "hard_negatives": mining.hard_negatives,
+        "keep": config.triplets.keep,
+        "annotator": { "model": settings.model.model, "prompt_version": settings.model.prompt_version },
+        "filter": {
+            "words_min": config.filter.words_min,
+            "words_max": config.filter.words_max,
+            "instructions_min": config.filter.instructions_min,
+            "overlap_max": config.filter.overlap_max,
+        },
+    });
+    Map::from_iter([("in_force".to_owned(), rules)])
+}

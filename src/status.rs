@@ -1,0 +1,89 @@
+//! `everpair status`: what the tables hold, and the counters of the newest run.
+
+use std::collections::BTreeMap;
+
+use anyhow::Context;
+use schemas::{config::Config, tables};
+use serde_json::{Value, json};
+
+use crate::{delta, metrics::STATUS, service::open_store, verify::table_at};
+
+/// Everything as one JSON value.
+pub fn status(config: &Config) -> anyhow::Result<Value> {
+    let store = open_store(config)?;
+    let Some(latest) = delta::read_latest(&store)? else {
+        return Ok(json!({ "epoch": null, "tables": {} }));
+    };
+    let mut rows = BTreeMap::new();
+    for table in tables::Table::ALL {
+        let open = table_at(&store, &latest, table.as_str())?;
+        let (files, bytes) = open.size();
+        let count = open.rows()?;
+        rows.insert(
+            table.as_str(),
+            json!({ "rows": count, "files": files, "bytes": bytes, "version": open.version() }),
+        );
+    }
+    let rejects = rejects_by_reason(&store, &latest)?;
+    let run = store.get(STATUS)?;
+    let run: Value = match run {
+        Some(text) => serde_json::from_slice(&text).with_context(|| format!("read {STATUS}"))?,
+        None => Value::Null,
+    };
+    Ok(json!({
+        "epoch": latest.epoch,
+        "generation": latest.generation,
+        "offsets": latest.offsets,
+        "in_force": latest.info.get("in_force"),
+        "tables": rows,
+        "rejects": rejects,
+        "run": run,
+    }))
+}
+
+fn rejects_by_reason(
+    store: &delta::Store,
+    latest: &delta::Latest,
+) -> anyhow::Result<BTreeMap<String, usize>> {
+    let table = table_at(store, latest, tables::Table::Rejects.as_str())?;
+    let mut counts = BTreeMap::new();
+    for row in crate::service::restore::rows::<tables::RejectRow>(&table)? {
+        *counts.entry(row.reason).or_default() += 1;
+    }
+    Ok(counts)
+}
+
+/// The same for a person.
+pub fn print(status: &Value) {
+    let Some(epoch) = status["epoch"].as_u64() else {
+        eprintln!("no epoch is committed yet");
+        return;
+    };
+    println!("epoch {epoch}, writer generation {}", status["generation"]);
+    if let Some(tables) = status["tables"].as_object() {
+        println!("{:<12} {:>10} {:>7} {:>12}", "table", "rows", "files", "bytes");
+        for (name, table) in tables {
+            println!(
+                "{name:<12} {:>10} {:>7} {:>12}",
+                table["rows"], table["files"], table["bytes"]
+            );
+        }
+    }
+    if let Some(topics) = status["offsets"].as_object() {
+        for (topic, partitions) in topics {
+            println!("next offsets of {topic}: {partitions}");
+        }
+    }
+    if let Some(rejects) = status["rejects"].as_object().filter(|rejects| !rejects.is_empty()) {
+        let list: Vec<String> = rejects.iter().map(|(why, n)| format!("{why} {n}")).collect();
+        println!("rejects: {}", list.join(", "));
+    }
+    let run = &status["run"];
+    if let Some(seconds) = run["run_seconds"].as_f64() {
+        let waiting = &run["requests_waiting"];
+        println!(
+            "newest run: {seconds:.1} s, {} messages, {waiting} requests wait",
+            run["records"]
+        );
+    }
+}
