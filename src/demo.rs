@@ -73,6 +73,8 @@ struct Demo {
     config: Config,
     log: FileLog,
     story: Story,
+    /// Bytes of the images that must be turned away, for the page.
+    bad: BTreeMap<String, Vec<u8>>,
     began: Instant,
 }
 
@@ -93,7 +95,8 @@ pub fn demo(options: &DemoOptions) -> anyhow::Result<()> {
     let config = read_config(&config_path)?;
     let folder = std::path::absolute(&options.out)?;
     let story = Story { acts: Vec::new() };
-    let mut demo = Demo { folder, config_path, config, log, story, began };
+    let bad = BTreeMap::new();
+    let mut demo = Demo { folder, config_path, config, log, story, bad, began };
 
     let ids = match &options.images {
         Some(images) => demo.load_folder(images)?,
@@ -152,6 +155,7 @@ impl Demo {
         }
         for bad in scenes::bad_files(options.seed) {
             self.send(&bad.id, bad.value.as_deref(), bad.caption.as_deref())?;
+            self.bad.extend(bad.value.filter(|bytes| shows(bytes)).map(|bytes| (bad.id, bytes)));
         }
         self.log.sync()?;
         Ok(ids)
@@ -342,7 +346,7 @@ impl Demo {
     }
 
     fn finish(&mut self, options: &DemoOptions) -> anyhow::Result<()> {
-        let page = page::page(&self.config, &self.story.acts, &self.folder)?;
+        let page = page::page(&self.config, &self.story.acts, &self.folder, &self.bad)?;
         let gallery = self.folder.join("gallery.html");
         std::fs::write(&gallery, crate::gallery::render(&page))
             .with_context(|| format!("write {}", gallery.display()))?;
@@ -366,6 +370,11 @@ impl Demo {
         }
         Ok(())
     }
+}
+
+/// Whether a browser can show it: not the one that would unfold to 20,000 × 20,000 pixels.
+fn shows(bytes: &[u8]) -> bool {
+    kernels::decode::decode(bytes, &Default::default()).is_ok()
 }
 
 /// Rows of `images`, `pairs` and `triplets` that name one of these.

@@ -101,11 +101,14 @@ fn main() -> ExitCode {
 
 fn run(config: &ConfigPath, options: RunOptions) -> anyhow::Result<()> {
     let config = cli::read_config(&config.path)?;
-    // A worker that panics would leave the others waiting for it for ever.
+    // A worker that panics would leave the others waiting for it for ever. A decoder that panics on
+    // a stranger's bytes is caught where it is called, and its message becomes a reject.
     let report = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |info| {
-        report(info);
-        std::process::abort();
+        if !kernels::decode::panics_are_contained() {
+            report(info);
+            std::process::abort();
+        }
     }));
     cli::on_signal(|| {
         if STOP.swap(true, Ordering::AcqRel) {

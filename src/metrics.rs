@@ -10,7 +10,11 @@ use std::{
 };
 
 use anyhow::Context;
-use operators::neighbors::Counters;
+use kernels::{
+    decode::Pixels,
+    encoders::{ImageEncoder, TextEncoder},
+};
+use operators::{embed::Encoders, neighbors::Counters};
 use schemas::Epoch;
 use serde_json::{Value, json};
 
@@ -126,10 +130,27 @@ impl Metrics {
                 "annotations": commits.steps.annotations,
             },
             "publish": { "seconds": commits.seconds, "count": commits.epochs },
+            "stages": self.stages(commits.seconds),
             "boxes": per(&self.boxes),
             "encoders": per(&self.encoded),
             "mining": self.mining(),
             "tables": Value::Object(tables.collect()),
+        })
+    }
+
+    /// Seconds of all threads together, by stage.
+    fn stages(&self, publish: f64) -> Value {
+        let sum = |of: &Mutex<BTreeMap<String, (Duration, u64)>>, names: &[&str]| -> f64 {
+            let Ok(of) = of.lock() else { return 0.0 };
+            let named = of.iter().filter(|(name, _)| names.iter().any(|n| name.starts_with(n)));
+            named.map(|(_, (elapsed, _))| elapsed.as_secs_f64()).sum()
+        };
+        json!({
+            "decode": sum(&self.boxes, &["Decode"]),
+            "embed": sum(&self.encoded, &["semantic", "pattern", "caption"]),
+            "neighbors": sum(&self.boxes, &["Neighbors"]),
+            "pairs": sum(&self.boxes, &["Pairs"]),
+            "publish": publish,
         })
     }
 
@@ -149,6 +170,72 @@ impl Metrics {
     pub fn write(&self) -> anyhow::Result<()> {
         let text = serde_json::to_vec_pretty(&self.snapshot()).context("status is JSON")?;
         self.store.replace(STATUS, text).context("write the status")
+    }
+}
+
+/// The same encoders, each telling how long it takes.
+pub fn timed(encoders: &Encoders, metrics: &Arc<Metrics>) -> Encoders {
+    let mut timed = encoders.clone();
+    for (channel, encoder) in ["semantic", "pattern"].into_iter().zip(&mut timed.image) {
+        if let Some(inner) = encoder.take() {
+            *encoder = Some(Arc::new(Timed { inner, channel, metrics: metrics.clone() }));
+        }
+    }
+    if let Some(inner) = timed.text.take() {
+        let metrics = metrics.clone();
+        timed.text = Some(Arc::new(Timed { inner, channel: "caption", metrics }));
+    }
+    timed
+}
+
+struct Timed<E: ?Sized> {
+    inner: Arc<E>,
+    channel: &'static str,
+    metrics: Arc<Metrics>,
+}
+
+impl<E: ?Sized> Timed<E> {
+    fn time<T>(&self, count: usize, work: impl FnOnce(&E) -> T) -> T {
+        let began = Instant::now();
+        let done = work(&self.inner);
+        self.metrics.encoded(self.channel, began.elapsed(), count as u64);
+        done
+    }
+}
+
+impl ImageEncoder for Timed<dyn ImageEncoder> {
+    fn name(&self) -> &str {
+        self.inner.name()
+    }
+    fn digest(&self) -> String {
+        self.inner.digest()
+    }
+    fn dim(&self) -> usize {
+        self.inner.dim()
+    }
+    fn default_bands(&self) -> &[(f64, f64)] {
+        self.inner.default_bands()
+    }
+    fn encode(&self, batch: &[&Pixels]) -> Vec<Option<Box<[i16]>>> {
+        self.time(batch.len(), |inner| inner.encode(batch))
+    }
+}
+
+impl TextEncoder for Timed<dyn TextEncoder> {
+    fn name(&self) -> &str {
+        self.inner.name()
+    }
+    fn digest(&self) -> String {
+        self.inner.digest()
+    }
+    fn dim(&self) -> usize {
+        self.inner.dim()
+    }
+    fn default_bands(&self) -> &[(f64, f64)] {
+        self.inner.default_bands()
+    }
+    fn encode(&self, batch: &[&str]) -> Vec<Option<Box<[i16]>>> {
+        self.time(batch.len(), |inner| inner.encode(batch))
     }
 }
 

@@ -27,7 +27,7 @@ use serde_json::{Map, Value};
 use self::{commit::Committer, ingest::Ingest, worker::Progress};
 use crate::{
     delta::{self, Store, TableSpec},
-    metrics::Metrics,
+    metrics::{Metrics, timed},
     requests::Requests,
     settings,
     source::{self, Offsets},
@@ -67,7 +67,7 @@ pub fn open_store(config: &Config) -> anyhow::Result<Store> {
 /// the process has to end, because other threads may still be at work.
 pub fn run(config: &Config, options: RunOptions, stop: &'static AtomicBool) -> anyhow::Result<()> {
     let store = open_store(config)?;
-    let settings = settings::settings(config)?;
+    let mut settings = settings::settings(config)?;
     let in_force = settings::in_force(config, &settings);
     if let Some(latest) = delta::read_latest(&store)? {
         check_in_force(&latest.info, &in_force, options.apply)?;
@@ -86,6 +86,7 @@ pub fn run(config: &Config, options: RunOptions, stop: &'static AtomicBool) -> a
     };
 
     let metrics = Arc::new(Metrics::new(store.clone(), settings.counters.clone()));
+    settings.encoders = Arc::new(timed(&settings.encoders, &metrics));
     let progress =
         Arc::new(Progress { committed: AtomicU64::new(begin.epoch), stop: AtomicBool::new(false) });
     let exchange = Arc::new(ingest::Exchange::default());

@@ -19,10 +19,7 @@ use schemas::{
     reject::Reason,
     tables::{ContentRow, Measures, RejectRow, StoredImage},
 };
-use timely::dataflow::{
-    StreamVec,
-    operators::{Exchange, vec::Map},
-};
+use timely::dataflow::{StreamVec, channels::pact::Exchange, operators::generic::Operator};
 
 use crate::{
     epochs::split,
@@ -51,18 +48,26 @@ pub fn decode<'s>(
     records: StreamVec<'s, Epoch, Record>,
     options: Arc<DecodeOptions>,
 ) -> (StreamVec<'s, Epoch, Arrival>, StreamVec<'s, Epoch, RejectRow>) {
-    let read = records
-        .exchange(|record: &Record| {
-            (record.position.offset as u64).wrapping_add(record.position.partition as u64)
-        })
-        .flat_map(move |record| {
-            let position = record.position.clone();
-            let (arrival, reject) = match read(record, &options) {
-                Ok((image_id, outcome)) => (Some(Arrival { image_id, position, outcome }), None),
-                Err(refusal) => refusal.at(position),
-            };
-            arrival.map(Ok).into_iter().chain(reject.map(Err))
-        });
+    let spread = Exchange::new(|record: &Record| {
+        (record.position.offset as u64).wrapping_add(record.position.partition as u64)
+    });
+    let read = records.unary(spread, "Decode", move |_, _| {
+        move |input, output| {
+            input.for_each_stamp(|stamp, batches| {
+                let mut session = output.session(&stamp);
+                for record in batches.flat_map(|batch| batch.drain(..)) {
+                    let position = record.position.clone();
+                    let (arrival, reject) = match read(record, &options) {
+                        Ok((image_id, outcome)) => {
+                            (Some(Arrival { image_id, position, outcome }), None)
+                        }
+                        Err(refusal) => refusal.at(position),
+                    };
+                    session.give_iterator(arrival.map(Ok).into_iter().chain(reject.map(Err)));
+                }
+            });
+        }
+    });
     split(read, |arrival_or_reject| arrival_or_reject)
 }
 

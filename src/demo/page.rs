@@ -23,11 +23,12 @@ const SHOWN: usize = 24;
 /// Rejects on the page.
 const REJECTS_SHOWN: usize = 40;
 
-/// The page of the tables as they are now.
+/// The page of the tables as they are now. `bad` holds the bytes of images that were turned away.
 pub fn page(
     config: &Config,
     acts: &[(String, String)],
     folder: &Path,
+    bad: &BTreeMap<String, Vec<u8>>,
 ) -> anyhow::Result<GalleryPage> {
     let store = open_store(config)?;
     let latest = delta::read_latest(&store)?.context("nothing is committed")?;
@@ -74,10 +75,12 @@ pub fn page(
     let root = folder.join("tables");
     let config_path = folder.join("everpair.toml");
     Ok(GalleryPage {
-        title: "Images in, training set out".into(),
-        subtitle: "Each row is a query image, ways to ask for another image given it, the image \
-                   that is meant, and images that are like it and not meant."
-            .into(),
+        title: format!("{} images became {} triplets", tables.images.len(), tables.triplets.len()),
+        subtitle:
+            "Each is a query image, ways to ask for another image given it, the image that is \
+                   meant, and images that are like it and not meant. It keeps up as images come, \
+                   change and go."
+                .into(),
         summary: vec![
             ("live images".into(), count(tables.images.len())),
             ("duplicates".into(), count(tables.images.len() - live.len())),
@@ -89,7 +92,7 @@ pub fn page(
         ],
         story: acts.to_vec(),
         triplets,
-        rejects: rejects.iter().take(REJECTS_SHOWN).map(reject).collect(),
+        rejects: rejects.iter().take(REJECTS_SHOWN).map(|row| reject(row, bad)).collect(),
         duckdb: duckdb(&root),
         next_steps: vec![
             ("Your own images".into(), "everpair demo --images DIR --out OTHER_DIR".into()),
@@ -156,12 +159,12 @@ fn stored(
     Ok(bytes)
 }
 
-fn reject(row: &RejectRow) -> Reject {
+fn reject(row: &RejectRow, bad: &BTreeMap<String, Vec<u8>>) -> Reject {
     Reject {
         image_id: row.image_id.clone(),
         stage: row.stage.clone(),
         reason: row.reason.clone(),
         detail: row.detail.clone(),
-        picture: None,
+        picture: row.image_id.as_ref().and_then(|id| bad.get(id)).cloned(),
     }
 }
