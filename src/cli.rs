@@ -34,7 +34,9 @@ pub fn read_config(path: &Path) -> anyhow::Result<Config> {
     let bad = |why: String| BadConfig(format!("{}: {why}", path.display()));
     let text = std::fs::read_to_string(path).map_err(|error| bad(error.to_string()))?;
     let mut config = Config::parse(&text).map_err(|error| bad(error.to_string()))?;
-    let folder = path.parent().unwrap_or(Path::new("."));
+    // A bare file name has an empty parent, which means here.
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    let folder = folder.unwrap_or(Path::new("."));
     let folder = std::path::absolute(folder).map_err(|error| bad(error.to_string()))?;
     config.resolve(&folder);
     settings::settings(&config).map_err(|error| bad(format!("{error:#}")))?;

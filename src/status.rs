@@ -79,11 +79,14 @@ pub fn print(status: &Value) {
         println!("rejects: {}", list.join(", "));
     }
     let run = &status["run"];
-    if let Some(seconds) = run["run_seconds"].as_f64() {
-        let waiting = &run["requests_waiting"];
-        println!(
-            "newest run: {seconds:.1} s, {} messages, {waiting} requests wait",
-            run["records"]
-        );
-    }
+    let Some(seconds) = run["run_seconds"].as_f64() else { return };
+    let (records, waiting) = (&run["records"], &run["requests_waiting"]);
+    println!("newest run: {seconds:.1} s, {records} messages, {waiting} requests wait");
+    let Some(stages) = run["stages"].as_object() else { return };
+    let records = records.as_f64().unwrap_or(0.0).max(1.0);
+    let each = stages.iter().map(|(name, seconds)| {
+        let milliseconds = seconds.as_f64().unwrap_or(0.0) * 1000.0 / records;
+        format!("{name} {milliseconds:.2}")
+    });
+    println!("milliseconds per message: {}", each.collect::<Vec<_>>().join(", "));
 }
