@@ -88,6 +88,7 @@ impl Metrics {
         commits.steps.triplets += counts.triplets;
         commits.steps.rejects += counts.rejects;
         commits.steps.annotations += counts.annotations;
+        commits.steps.moved_keys += counts.moved_keys;
         commits.tables = publisher
             .tables()
             .iter()
@@ -121,6 +122,7 @@ impl Metrics {
             "epochs_committed": commits.epochs,
             "run_seconds": self.began.elapsed().as_secs_f64(),
             "records": self.records.load(Ordering::Relaxed),
+            "keys_moved_between_partitions": commits.steps.moved_keys,
             "requests_waiting": self.waiting.load(Ordering::Relaxed),
             "steps": {
                 "images": commits.steps.images,

@@ -93,7 +93,7 @@ pub fn run(config: &Config, options: RunOptions, stop: &'static AtomicBool) -> a
     if let Ok(mut committed) = exchange.committed.lock() {
         *committed = next;
     }
-    let requests = Requests::new(store);
+    let requests = Requests::new(store.clone());
     let (answers_in, answers) = mpsc::channel();
     let (feed_in, feed) = mpsc::sync_channel(1);
     let (closed_in, closed) = mpsc::channel();
@@ -127,6 +127,8 @@ pub fn run(config: &Config, options: RunOptions, stop: &'static AtomicBool) -> a
         .spawn(move || ingest.run())
         .context("start the ingest thread")?;
     let committer = Committer {
+        store,
+        epochs_kept: config.service.epochs_kept,
         publisher,
         shown,
         in_force,

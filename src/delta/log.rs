@@ -103,7 +103,8 @@ impl Snapshot {
     /// Refuses tables that need more than what this code does.
     fn check(&self, table: &str) -> Result<()> {
         let known = |features: &Option<Vec<String>>| {
-            features.iter().flatten().all(|feature| feature == "deletionVectors")
+            let known = ["deletionVectors", "invariants"];
+            features.iter().flatten().all(|feature| known.contains(&feature.as_str()))
         };
         let Protocol { min_reader_version: reader, min_writer_version: writer, .. } = self.protocol;
         let features =

@@ -305,12 +305,13 @@ fn txn(name: &str, version: i64) -> Action {
 
 /// The actions of version 0.
 fn founding(spec: &TableSpec, schema_string: &str) -> Vec<Action> {
-    let features = Some(vec!["deletionVectors".to_owned()]);
+    let features = |names: &[&str]| Some(names.iter().map(|&name| name.to_owned()).collect());
+    // A column that is never null is an invariant: Spark refuses a table that has one unsaid.
     let protocol = Protocol {
         min_reader_version: 3,
         min_writer_version: 7,
-        reader_features: features.clone(),
-        writer_features: features,
+        reader_features: features(&["deletionVectors"]),
+        writer_features: features(&["deletionVectors", "invariants"]),
     };
     let mut configuration = spec.properties.clone();
     configuration.insert("delta.enableDeletionVectors".to_owned(), "true".to_owned());

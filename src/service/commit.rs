@@ -27,7 +27,7 @@ use serde_json::{Map, Value};
 use super::{ingest::Exchange, restore::Shown, worker::Progress};
 use crate::{
     annotator::Annotator,
-    delta::{Change, EpochCommit, Key, Latest, Publisher},
+    delta::{Change, EpochCommit, Key, Latest, Publisher, Store},
     metrics::Metrics,
     requests::Requests,
     source::Offsets,
@@ -35,6 +35,10 @@ use crate::{
 
 /// Everything that the committer needs.
 pub struct Committer {
+    /// Where the tables are.
+    pub store: Store,
+    /// Newest pages kept under `_everpair/epochs/`.
+    pub epochs_kept: usize,
     /// The tables.
     pub publisher: Publisher,
     /// What the tables show at start, until the first epoch has been compared with it.
@@ -73,19 +77,27 @@ struct Run {
     answered: BTreeSet<String>,
     /// The tables have been compared with the rules.
     compared: bool,
+    /// Epochs that have a page under `_everpair/epochs/`.
+    pages: BTreeSet<Epoch>,
 }
+
+const PAGES: &str = "_everpair/epochs";
 
 impl Committer {
     /// Commits epochs until there are no more. Returns on the main thread; an error means that the
     /// process must end, because only a new start knows what was committed.
     pub fn run(self) -> anyhow::Result<()> {
         let first = self.publisher.epoch().unwrap_or(0);
+        let names = self.store.list(PAGES, "0").context("list the pages of earlier epochs")?;
+        let epochs = names.iter().filter_map(|(name, _)| name.strip_suffix(".json")?.parse().ok());
+        let pages = epochs.collect();
         let mut run = Run {
             at: self,
             pending: None,
             wanted: BTreeMap::new(),
             answered: BTreeSet::new(),
             compared: false,
+            pages,
         };
         loop {
             match run.at.closed.recv_timeout(Duration::from_millis(20)) {
@@ -161,6 +173,12 @@ impl Run {
         let latest = self.at.publisher.publish(commit)?;
         if let Some(latest) = &latest {
             self.show(latest);
+            self.keep_pages(latest.epoch)?;
+            eprintln!(
+                "epoch {epoch}: {counts}, {} wait for an answer, committed in {} ms",
+                self.wanted.len(),
+                began.elapsed().as_millis()
+            );
         }
         self.at.requests.committed(epoch);
         self.want(requests);
@@ -169,6 +187,17 @@ impl Run {
         self.at.metrics.waiting(self.wanted.len());
         if latest.is_some() {
             self.at.metrics.write()?;
+        }
+        Ok(())
+    }
+
+    /// Removes the oldest pages under `_everpair/epochs/` past those that the config keeps.
+    fn keep_pages(&mut self, newest: Epoch) -> anyhow::Result<()> {
+        self.pages.insert(newest);
+        while self.pages.len() > self.at.epochs_kept
+            && let Some(oldest) = self.pages.pop_first()
+        {
+            self.at.store.delete(&format!("{PAGES}/{oldest}.json")).context("remove old pages")?;
         }
         Ok(())
     }
@@ -334,6 +363,28 @@ pub struct Counts {
     pub rejects: usize,
     /// New answers.
     pub annotations: usize,
+    /// Images whose last two messages came from different partitions: for those the message that
+    /// is read later wins, and the order of reading is not promised (I2).
+    pub moved_keys: usize,
+}
+
+impl std::fmt::Display for Counts {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Counts { images, pairs, triplets, rejects, .. } = self;
+        write!(
+            f,
+            "{images} steps of images, {pairs} of pairs, {triplets} of triplets, {rejects} rejects"
+        )
+    }
+}
+
+/// Images that left one partition and came from another in one epoch.
+fn moved_keys(images: &[(ImageRow, isize)]) -> usize {
+    let mut places: BTreeMap<&str, BTreeSet<(&str, i32)>> = BTreeMap::new();
+    for (row, _) in images {
+        places.entry(&row.image_id).or_default().insert((&row.topic, row.partition));
+    }
+    places.values().filter(|places| places.len() > 1).count()
 }
 
 impl Counts {
@@ -344,6 +395,7 @@ impl Counts {
             triplets: changes.triplets.len(),
             rejects: changes.rejects.len(),
             annotations: changes.annotations.len(),
+            moved_keys: moved_keys(&changes.images),
         }
     }
 }
