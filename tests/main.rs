@@ -1,7 +1,9 @@
 //! Tests through public faces, in one binary.
 
 mod delta_store;
+mod deploy;
 mod faulty;
+mod graph;
 mod publish_model;
 mod push;
 mod source;

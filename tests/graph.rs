@@ -1,0 +1,388 @@
+//! The whole graph over random histories: an input handle in front, a capture behind (I1, I2, I3).
+//!
+//! Every epoch of every run is compared with a model that knows nothing of epochs before: images by
+//! the last message of each id, pairs by brute force, triplets and requests by the memo. The same
+//! messages then go through other cuts, another interleaving of their partitions and other numbers
+//! of workers, and a run that is stopped in the middle goes on from what the tables would hold.
+
+mod driver;
+mod history;
+mod model;
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::{BTreeMap, BTreeSet},
+    fmt::Debug,
+    sync::Arc,
+};
+
+use everpair::{dataflow::Settings, settings};
+use operators::{publish::EpochChanges, register::Restored, triplets::TripletOptions};
+use proptest::{
+    prelude::*,
+    test_runner::{RngAlgorithm, TestRng, TestRunner},
+};
+use schemas::{
+    ContentId, Epoch,
+    config::{Config, Keep},
+    tables::{AnnotationRow, BlockedRow, EmbeddingRow, ImageRow, RejectRow},
+};
+
+use driver::{Begin, Desk, Fed, Ran, Run, dice};
+use history::{Item, Op, items, steps};
+use model::{Grown, Model, Shown};
+
+/// Two ways to mine: one wide band each, and several bands with room for few.
+const CONFIGS: [&str; 2] = [
+    "[channels.semantic]\nband = [-0.9, 0.97]\nneighbors = 3
+     [channels.pattern]\nband = [-0.5, 0.9]\nneighbors = 2
+     [channels.caption]\nband = [0.05, 0.95]\nneighbors = 2
+     [pairs]\ntargets_per_query = 3\nhard_negatives = 2",
+    "[channels.semantic]\nband = [[-0.5, 0.2], [0.2, 0.97]]\nneighbors = 2
+     [channels.pattern]\nband = [[0.1, 0.5], [0.6, 0.95]]\nneighbors = 1
+     [channels.caption]\nband = [-0.2, 1.0]\nneighbors = 2
+     [pairs]\ntargets_per_query = 2\nhard_negatives = 3",
+];
+
+fn settings_of(config: &str, keep: Keep) -> Settings {
+    let text = format!(
+        "[source]\nfiles = [\"log/*.jsonl\"]\n[tables]\nroot = \"tables\"\n[service]\nworkers = 1
+         [screen]\nside_min = 48\nblur_min = 0.0\nentropy_min = 0.0\n{config}"
+    );
+    let config = Config::parse(&text).expect("a good config");
+    let settings = settings::settings(&config).expect("with settings");
+    let models = settings.triplets.models.clone();
+    Settings { triplets: Arc::new(TripletOptions { keep, models }), ..settings }
+}
+
+#[derive(Clone, Debug)]
+struct Case {
+    steps: Vec<(Op, bool)>,
+    /// The same messages again: where epochs end there.
+    cuts: Vec<bool>,
+    keep_mined: bool,
+    config: usize,
+    ahead: Epoch,
+    /// Which of 1, 2 and 4 workers comes first.
+    workers: usize,
+    stop: prop::sample::Index,
+}
+
+fn cases() -> impl Strategy<Value = Case> {
+    let cuts = prop::collection::vec(prop::bool::weighted(0.3), 50);
+    let small = (any::<bool>(), 0..CONFIGS.len(), 0..3u64, 0..3usize);
+    (steps(), cuts, small, any::<prop::sample::Index>()).prop_map(
+        |(steps, cuts, (keep_mined, config, ahead, workers), stop)| Case {
+            steps,
+            cuts,
+            keep_mined,
+            config,
+            ahead,
+            workers,
+            stop,
+        },
+    )
+}
+
+/// Items as epochs: one ends after each item that is cut, and before each block.
+fn epochs(items: &[Item], cuts: impl Iterator<Item = bool>) -> Vec<Fed> {
+    let mut epochs = vec![Fed::default()];
+    let mut cut = false;
+    for (item, ends) in items.iter().zip(cuts) {
+        if cut || matches!(item, Item::Block(_)) {
+            epochs.push(Fed::default());
+        }
+        let epoch = epochs.last_mut().expect("there is one");
+        match item {
+            Item::Message(message) => epoch.messages.push(message.clone()),
+            Item::Block(row) => epoch.blocks.push(row.clone()),
+        }
+        cut = ends;
+    }
+    epochs
+}
+
+/// The messages of one partition before those of the other, as far as blocks let them.
+fn interleaved(items: Vec<Item>) -> Vec<Item> {
+    let mut stretch = 0;
+    let mut keyed: Vec<((usize, i32), Item)> = Vec::new();
+    for item in items {
+        let place = match &item {
+            Item::Message(message) => (stretch, 1 - message.record.position.partition),
+            Item::Block(_) => {
+                stretch += 2;
+                (stretch - 1, 0)
+            }
+        };
+        keyed.push((place, item));
+    }
+    keyed.sort_by_key(|(place, _)| *place);
+    keyed.into_iter().map(|(_, item)| item).collect()
+}
+
+/// Rows by how often they have been added; in the end of an epoch each must be there once.
+struct Held<T>(BTreeMap<T, isize>);
+
+impl<T> Default for Held<T> {
+    fn default() -> Self {
+        Held(BTreeMap::new())
+    }
+}
+
+impl<T: Ord + Clone + Debug> Held<T> {
+    fn apply(&mut self, steps: &[(T, isize)]) {
+        let mut net: BTreeMap<&T, isize> = BTreeMap::new();
+        for (row, diff) in steps {
+            *net.entry(row).or_default() += diff;
+        }
+        for (row, diff) in net {
+            let count = self.0.entry(row.clone()).or_default();
+            *count += diff;
+            match *count {
+                0 => drop(self.0.remove(row)),
+                1 => {}
+                count => panic!("{row:?} is there {count} times"),
+            }
+        }
+    }
+
+    fn rows(&self) -> BTreeSet<T> {
+        self.0.keys().cloned().collect()
+    }
+}
+
+/// What the tables show, summed up from what the graph said.
+#[derive(Default)]
+struct Tables {
+    images: Held<ImageRow>,
+    pairs: Held<operators::flow::Pair>,
+    triplets: Held<operators::triplets::Triplet>,
+    requests: Held<operators::flow::Request>,
+}
+
+impl Tables {
+    fn apply(&mut self, changes: &EpochChanges) {
+        self.images.apply(&changes.images);
+        self.pairs.apply(&changes.pairs);
+        self.triplets.apply(&changes.triplets);
+        self.requests.apply(&changes.requests);
+    }
+
+    fn shown(&self) -> Shown {
+        Shown {
+            images: self.images.rows(),
+            pairs: self.pairs.rows(),
+            triplets: self.triplets.rows(),
+            requests: self.requests.rows(),
+        }
+    }
+}
+
+/// Compares every epoch with the model; what is shown after each epoch, the first one included.
+fn check(ran: &Ran, settings: &Settings, met: &Met) -> Vec<Shown> {
+    assert_eq!(ran.closed.len(), 1 + ran.fed.len(), "every epoch is handed over, once");
+    let (mut model, mut tables) = (Model::default(), Tables::default());
+    let mut states = vec![Shown::default()];
+    assert_eq!(Grown::of(&ran.closed[0]), Grown::default());
+    for (epoch, (fed, changes)) in (1..).zip(ran.fed.iter().zip(&ran.closed[1..])) {
+        assert_eq!(changes.epoch, epoch, "in order, without gaps");
+        assert_eq!(Grown::of(changes), model.epoch(fed, settings), "epoch {epoch}");
+        tables.apply(changes);
+        let (shown, expected) = (tables.shown(), model.shown(settings));
+        assert_eq!(shown.images, expected.images, "images of epoch {epoch}");
+        assert_eq!(shown.pairs, expected.pairs, "pairs of epoch {epoch}");
+        assert_eq!(shown.triplets, expected.triplets, "triplets of epoch {epoch}");
+        assert_eq!(shown.requests, expected.requests, "requests of epoch {epoch}");
+        met.epoch(changes, &shown, &model, settings);
+        states.push(shown);
+    }
+    met.add("blocked while live", model.taken);
+    states
+}
+
+/// Rejects of a whole run, which no cut may change.
+fn rejects(ran: &Ran) -> Vec<RejectRow> {
+    let mut rows: Vec<RejectRow> = ran.closed.iter().flat_map(|c| c.rejects.clone()).collect();
+    rows.sort();
+    rows
+}
+
+/// I2: the same messages and answers, otherwise cut and interleaved, on other workers.
+fn again(case: &Case, items: Vec<Item>, first: &Ran, run: &Run, met: &Met) -> Shown {
+    let mut fed = epochs(&interleaved(items), case.cuts.iter().copied().cycle());
+    // Also before there is anything that they are about: the memo is a set.
+    for row in first.fed.iter().flat_map(|fed| &fed.answers) {
+        let at = dice(&row.request_id, 7) as usize % fed.len();
+        fed[at].answers.push(row.clone());
+    }
+    let ran = run.over(Begin::default(), fed, None);
+    let states = check(&ran, run.settings, met);
+    assert_eq!(rejects(&ran), rejects(first), "I2: rejects");
+    states.last().expect("one per epoch").clone()
+}
+
+/// I3: stopped after an epoch, and started from what the tables hold then.
+fn restart(stop: usize, first: &Ran, states: &[Shown], run: &Run, met: &Met) {
+    let epoch = stop as Epoch;
+    let so_far = &first.closed[..=stop];
+    let content = |id: &str| ContentId::parse(id).expect("an id of contents");
+    let contents = so_far.iter().flat_map(|c| &c.contents).map(|row| content(&row.content_id));
+    let images = states[stop].images.iter();
+    let images = images.map(|row| ImageRow { epoch: epoch as i64, ..row.clone() });
+    let blocked: Vec<BlockedRow> = so_far.iter().flat_map(|c| c.blocked.clone()).collect();
+    let vectors: Vec<EmbeddingRow> = so_far.iter().flat_map(|c| c.embeddings.clone()).collect();
+    let answers: Vec<AnnotationRow> = so_far.iter().flat_map(|c| c.annotations.clone()).collect();
+    met.add("restored images", images.len());
+    met.add("restored answers", answers.len());
+    let restored = (contents.map(Restored::Content))
+        .chain(images.map(Restored::Image))
+        .chain(blocked.into_iter().map(Restored::Blocked))
+        .collect();
+    let known: BTreeSet<(String, String)> = vectors.iter().map(vector_of).collect();
+    let begin = Begin { epoch, restored, vectors, answers };
+    let ran = run.over(begin, first.fed[stop..].to_vec(), None);
+
+    assert_eq!(ran.closed.len(), first.closed.len() - stop);
+    let mut tables = Tables::default();
+    for (changes, uninterrupted) in ran.closed.iter().zip(&first.closed[stop..]) {
+        tables.apply(changes);
+        assert_eq!(changes.epoch, uninterrupted.epoch);
+        let state = &states[changes.epoch as usize];
+        assert_eq!(&tables.shown(), state, "I3: epoch {} of {stop}", changes.epoch);
+        if changes.epoch == epoch {
+            assert_eq!(Grown::of(changes), Grown::default(), "nothing is written twice");
+        } else {
+            assert_eq!(Grown::of(changes), Grown::of(uninterrupted), "epoch {}", changes.epoch);
+        }
+    }
+    let encoded = ran.closed.iter().flat_map(|c| &c.embeddings).map(vector_of);
+    let twice: Vec<_> = encoded.filter(|vector| known.contains(vector)).collect();
+    assert!(twice.is_empty(), "I8: encoded twice: {twice:?}");
+}
+
+fn vector_of(row: &EmbeddingRow) -> (String, String) {
+    (row.channel.clone(), row.content_id.clone())
+}
+
+fn try_case(case: &Case, met: &Met) {
+    let keep = if case.keep_mined { Keep::Mined } else { Keep::Annotated };
+    let settings = settings_of(CONFIGS[case.config], keep);
+    let label: Arc<str> = format!("{case:#?}").into();
+    let run = |turn: usize, ahead| Run {
+        settings: &settings,
+        workers: [1, 2, 4][(case.workers + turn) % 3],
+        ahead,
+        case: label.clone(),
+    };
+    let items = items(case.steps.iter().map(|(op, _)| op.clone()));
+    // An `Again` without a message before it is none, so cuts do not line up with steps: any will do.
+    let cuts = case.steps.iter().map(|(_, cut)| *cut);
+    let desk = Some(Desk::default());
+    let first = run(0, case.ahead).over(Begin::default(), epochs(&items, cuts), desk);
+    let states = check(&first, &settings, met);
+    let end = states.last().expect("one per epoch");
+    let other = again(case, items, &first, &run(1, 2), met);
+    assert_eq!(end.images, other.images, "I2: images");
+    assert_eq!(end.pairs, other.pairs, "I2: pairs");
+    assert_eq!(end.triplets, other.triplets, "I2: triplets");
+    restart(case.stop.index(states.len()), &first, &states, &run(2, case.ahead), met);
+}
+
+/// What the histories must have met, or they prove nothing.
+#[derive(Default)]
+struct Met(RefCell<BTreeMap<String, usize>>, Cell<usize>);
+
+impl Met {
+    fn add(&self, what: &str, count: usize) {
+        *self.0.borrow_mut().entry(what.into()).or_default() += count;
+    }
+
+    fn epoch(&self, changes: &EpochChanges, shown: &Shown, model: &Model, settings: &Settings) {
+        self.1.set(self.1.get().max(shown.pairs.len()));
+        self.add("epochs", 1);
+        self.add("mined pairs", shown.pairs.iter().filter(|pair| pair.mined).count());
+        let negatives = shown.pairs.iter().filter(|pair| !pair.hard_negatives.is_empty());
+        self.add("pairs with negatives", negatives.count());
+        self.add("watched pairs", shown.pairs.iter().filter(|pair| !pair.mined).count());
+        self.add("triplets", shown.triplets.len());
+        let left = shown.triplets.iter().filter(|row| row.channels == [false; 3]);
+        self.add("triplets whose pair has left", left.count());
+        self.add("pairs gone", changes.pairs.iter().filter(|(_, diff)| *diff < 0).count());
+        self.add("triplets gone", changes.triplets.iter().filter(|(_, diff)| *diff < 0).count());
+        self.add("stale answers", model.stale(settings));
+        let contents: BTreeSet<&str> = shown.images.iter().map(|i| &*i.content_id).collect();
+        self.add("duplicates", shown.images.len() - contents.len());
+        changes.rejects.iter().for_each(|row| self.add(&row.reason, 1));
+        for row in changes.embeddings.iter().filter(|row| row.dim == 0) {
+            self.add(&format!("no {} vector", row.channel), 1);
+        }
+    }
+}
+
+const ALL_MET: [&str; 31] = [
+    "blocked",
+    "blocked while live",
+    "duplicates",
+    "epochs",
+    "mined pairs",
+    "no caption vector",
+    "no pattern vector",
+    "no_answer",
+    "pairs gone",
+    "pairs with negatives",
+    "restored answers",
+    "restored images",
+    "stale answers",
+    "too_few_instructions",
+    "triplets",
+    "triplets gone",
+    "triplets whose pair has left",
+    "watched pairs",
+    "too_short",
+    "side_too_short",
+    "too_elongated",
+    "corrupt",
+    "unknown_format",
+    "empty_value",
+    "bad_envelope",
+    "no_image",
+    "bad_base64",
+    "bad_text",
+    "uri_not_allowed",
+    "missing_id",
+    "id_too_long",
+];
+
+#[test]
+fn every_epoch_is_what_its_live_images_give() {
+    const CASES: u32 = 100;
+    // To try a failure again: EVERPAIR_SEED=<the number printed>.
+    let seed = std::env::var("EVERPAIR_SEED").ok().and_then(|text| text.parse().ok());
+    let seed: u64 = seed.unwrap_or_else(|| {
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+        now.expect("it is after 1970").as_nanos() as u64
+    });
+    println!("EVERPAIR_SEED={seed}");
+    let mut bytes = [0; 32];
+    bytes[..8].copy_from_slice(&seed.to_le_bytes());
+    let config = ProptestConfig {
+        cases: CASES,
+        failure_persistence: None,
+        max_shrink_iters: 300,
+        ..ProptestConfig::default()
+    };
+    let rng = TestRng::from_seed(RngAlgorithm::ChaCha, &bytes);
+    let met = Met::default();
+    let tried = TestRunner::new_with_rng(config, rng).run(&cases(), |case| {
+        try_case(&case, &met);
+        Ok(())
+    });
+    if let Err(failure) = tried {
+        panic!("EVERPAIR_SEED={seed}\n{failure}");
+    }
+    let counts = met.0.borrow();
+    println!("{counts:#?}\nmost pairs at once: {}", met.1.get());
+    let missed: Vec<_> = ALL_MET.iter().filter(|what| counts.get(**what) <= Some(&0)).collect();
+    assert!(missed.is_empty(), "no history met {missed:?}: {counts:#?}");
+    assert!(met.1.get() >= 20, "tens of pairs at once");
+}
