@@ -69,11 +69,12 @@ pub fn run(config: &Config, options: RunOptions, stop: &'static AtomicBool) -> a
     let store = open_store(config)?;
     let mut settings = settings::settings(config)?;
     let in_force = settings::in_force(config, &settings);
+    let mut config_changed = false;
     if let Some(latest) = delta::read_latest(&store)? {
-        check_in_force(&latest.info, &in_force, options.apply)?;
+        config_changed = check_in_force(&latest.info, &in_force, options.apply)?;
     }
     let publisher = delta::start(&store, &specs()).context("take over the tables")?;
-    let (begin, shown) = restore::restore(&publisher)?;
+    let (begin, shown) = restore::restore(&publisher, &config.filter)?;
     let next: Offsets = publisher
         .offsets()
         .into_iter()
@@ -97,7 +98,9 @@ pub fn run(config: &Config, options: RunOptions, stop: &'static AtomicBool) -> a
     let (answers_in, answers) = mpsc::channel();
     let (feed_in, feed) = mpsc::sync_channel(1);
     let (closed_in, closed) = mpsc::channel();
-    let next_epoch = begin.epoch + 1;
+    // Above every epoch that a memo has rows of, even if that never became real.
+    let newest = publisher.tables().iter().filter_map(delta::Table::epoch).max();
+    let next_epoch = newest.unwrap_or(0).max(begin.epoch) + 1;
 
     let workers = settings::workers(config);
     let guards = worker::start(
@@ -132,6 +135,7 @@ pub fn run(config: &Config, options: RunOptions, stop: &'static AtomicBool) -> a
         publisher,
         shown,
         in_force,
+        config_changed,
         annotator: settings::annotator(config),
         settle: config.annotator.settle,
         answers: answers_in,
@@ -155,17 +159,17 @@ pub fn run(config: &Config, options: RunOptions, stop: &'static AtomicBool) -> a
     Ok(())
 }
 
-/// A config change is refused until it is meant.
+/// A config change is refused until it is meant. True if there is one.
 fn check_in_force(
     held: &Map<String, Value>,
     wanted: &Map<String, Value>,
     apply: bool,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<bool> {
     let (Some(held), Some(wanted)) = (held.get("in_force"), wanted.get("in_force")) else {
-        return Ok(());
+        return Ok(false);
     };
     if held == wanted {
-        return Ok(());
+        return Ok(false);
     }
     for channel in ["semantic", "pattern", "caption"] {
         let encoder = |rules: &Value| rules["channels"][channel]["encoder"].clone();
@@ -189,7 +193,7 @@ fn check_in_force(
         );
     }
     eprintln!("applying a config change:\n  {}", lines.join("\n  "));
-    Ok(())
+    Ok(true)
 }
 
 fn differences(at: &str, held: &Value, wanted: &Value, lines: &mut Vec<String>) {

@@ -45,6 +45,8 @@ pub struct Committer {
     pub shown: Shown,
     /// What `latest.json` says besides versions and offsets.
     pub in_force: Map<String, Value>,
+    /// The tables were made with another config.
+    pub config_changed: bool,
     /// Who writes instructions.
     pub annotator: Box<dyn Annotator>,
     /// How long a pair must have held before it is asked for.
@@ -73,7 +75,8 @@ struct Run {
     pending: Option<EpochChanges>,
     /// The annotator's work: of committed epochs only.
     wanted: BTreeMap<String, (Request, Instant)>,
-    /// Those of `wanted` whose answers are on their way.
+    /// Requests whose answers are on their way to a commit. One that is no longer wanted stays until
+    /// then: wanted again meanwhile, it must not be asked again (I8).
     answered: BTreeSet<String>,
     /// The tables have been compared with the rules.
     compared: bool,
@@ -123,6 +126,7 @@ impl Run {
         let mut pending = EpochChanges { epoch, ..EpochChanges::default() };
         pending.pairs = changes.pairs;
         pending.triplets = changes.triplets;
+        pending.rejects = shown.rejects;
         let mut pairs = shown.pairs;
         consolidate(&mut pending.pairs);
         pending.pairs.retain(|(pair, _)| {
@@ -145,7 +149,8 @@ impl Run {
         });
         pending.pairs.extend(pairs.into_values().map(|row| (pair_of(&row), -1)));
         pending.triplets.extend(triplets.into_values().map(|row| (triplet_of(&row), -1)));
-        if !pending.pairs.is_empty() || !pending.triplets.is_empty() {
+        let differs = !pending.pairs.is_empty() || !pending.triplets.is_empty();
+        if differs || !pending.rejects.is_empty() {
             self.pending = Some(pending);
             self.at.exchange.force.store(true, Ordering::Release);
         }
@@ -156,16 +161,20 @@ impl Run {
     fn commit(&mut self, mut changes: EpochChanges) -> anyhow::Result<()> {
         let began = Instant::now();
         let epoch = changes.epoch;
-        let config_changed = self.pending.is_some();
+        let config_changed = self.pending.is_some() && self.at.config_changed;
         if let Some(pending) = self.pending.take() {
             changes.pairs.extend(pending.pairs);
             changes.triplets.extend(pending.triplets);
+            changes.rejects.extend(pending.rejects);
         }
         for row in &changes.contents {
             if let Some(id) = ContentId::parse(&row.content_id) {
                 let size = (row.width, row.height);
                 self.at.shown.measured.insert(id, (row.measures.clone(), size));
             }
+        }
+        for row in &changes.annotations {
+            self.answered.remove(&row.request_id);
         }
         let requests = std::mem::take(&mut changes.requests);
         let counts = Counts::of(&changes);
@@ -316,7 +325,6 @@ impl Run {
                 self.wanted.insert(request.request_id.clone(), (request, Instant::now()));
             } else {
                 self.wanted.remove(&request.request_id);
-                self.answered.remove(&request.request_id);
             }
         }
     }

@@ -4,12 +4,13 @@
 use std::collections::{BTreeMap, HashMap};
 
 use anyhow::{Context, anyhow};
-use operators::register::Restored;
+use operators::{filter, flow::Answer, register::Restored};
 use schemas::{
     ContentId,
+    config::Filter,
     tables::{
         self, AnnotationRow, BlockedRow, ContentRow, EmbeddingRow, ImageRow, Measures, PairRow,
-        Row, TripletRow,
+        RejectRow, Row, TripletRow,
     },
 };
 use serde::Deserialize;
@@ -24,6 +25,9 @@ pub struct Shown {
     pub pairs: BTreeMap<(String, String), PairRow>,
     /// `triplets` by id, the epoch column set to 0.
     pub triplets: BTreeMap<String, TripletRow>,
+    /// What `rejects` must still say: of answers whose epoch never became real. The memo has kept
+    /// them, and they are not judged as new ones again.
+    pub rejects: Vec<RejectRow>,
     /// Measures and size of every content.
     pub measured: HashMap<ContentId, (Measures, (i32, i32))>,
 }
@@ -50,12 +54,12 @@ struct ContentMeasures {
     measures: Measures,
 }
 
-fn table<'a>(publisher: &'a Publisher, of: tables::Table) -> anyhow::Result<&'a Table> {
+fn table(publisher: &Publisher, of: tables::Table) -> anyhow::Result<&Table> {
     publisher.table(of.as_str()).ok_or_else(|| anyhow!("no table {}", of.as_str()))
 }
 
 /// Reads everything that a start needs.
-pub fn restore(publisher: &Publisher) -> anyhow::Result<(Start, Shown)> {
+pub fn restore(publisher: &Publisher, rules: &Filter) -> anyhow::Result<(Start, Shown)> {
     let mut start = Start { epoch: publisher.epoch().unwrap_or(0), ..Start::default() };
     let mut shown = Shown::default();
 
@@ -80,6 +84,10 @@ pub fn restore(publisher: &Publisher) -> anyhow::Result<(Start, Shown)> {
     }
     start.vectors = rows::<EmbeddingRow>(table(publisher, EmbeddingRow::TABLE)?)?;
     start.answers = rows::<AnnotationRow>(table(publisher, AnnotationRow::TABLE)?)?;
+    let real = i64::try_from(start.epoch).context("epochs fit into 63 bits")?;
+    for row in start.answers.iter().filter(|row| row.epoch > real) {
+        shown.rejects.extend(filter::accept(Answer::from(row), rules).1);
+    }
     for mut row in rows::<PairRow>(table(publisher, PairRow::TABLE)?)? {
         row.epoch = 0;
         shown.pairs.insert((row.query_id.clone(), row.target_id.clone()), row);
