@@ -6,6 +6,7 @@ mod faulty;
 mod graph;
 mod publish_model;
 mod push;
+mod service;
 mod source;
 mod source_kafka;
 mod tidy;

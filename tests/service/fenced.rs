@@ -1,0 +1,39 @@
+//! Two services on one root: the older one notices, and says so.
+
+use everpair::scenes;
+
+use super::place::{Message, Place, wait_until};
+
+#[test]
+fn of_two_services_the_older_one_ends_and_the_tables_stay_right() {
+    let place = Place::new();
+    place.configure("tables", "[epoch]\nrows = 20\nlinger = \"50 ms\"\n");
+    let mut log = place.log();
+    let mut scenes = scenes::scenes(180, 74).map(Message::from);
+    log.send(scenes.by_ref().take(60));
+    let mut older = place.start("tables");
+    older.wait_until("the first load", || place.committed("tables") == log.count);
+    let first = place.latest("tables").expect("a page")["generation"].as_u64();
+
+    let mut newer = place.start("tables");
+    // It has taken over once every table is claimed; the last of them in commit order is enough.
+    let claimed = |table: &str| place.newest("tables", table).expect("a table").generation();
+    newer.wait_until("the newer one takes over", || {
+        claimed("rejects") > first && claimed("images") > first
+    });
+    log.send(scenes);
+    newer.wait_until("the rest", || place.committed("tables") == log.count);
+    let (code, said) = older.wait();
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("another writer owns the tables"), "{said}");
+
+    newer.terminate();
+    let (code, said) = newer.wait();
+    assert_eq!(code, Some(0), "{said}");
+    let page = place.latest("tables").expect("a page");
+    assert!(page["generation"].as_u64() > first, "{page:#}");
+    place.catch_up("tables");
+    place.verify("tables");
+    assert_eq!(place.committed("tables"), log.count);
+    wait_until("all images are there", || place.tables("tables").images.len() == 180);
+}

@@ -1,0 +1,159 @@
+//! Exit codes, and words that say what to do.
+
+use everpair::{
+    delta::{self, Change, EpochCommit, Key, Publisher},
+    scenes,
+    service::specs,
+};
+use schemas::tables::{PairRow, Table, to_batch};
+
+use super::place::{Message, Place};
+
+const LINGER: &str = "[epoch]\nlinger = \"50 ms\"\n";
+
+fn loaded() -> Place {
+    let place = Place::new();
+    place.configure("tables", LINGER);
+    place.log().send(scenes::scenes(80, 76).map(Message::from));
+    place.catch_up("tables");
+    place.verify("tables");
+    place
+}
+
+#[test]
+fn bad_arguments_and_configs_are_2_and_named() {
+    let place = Place::new();
+    place.configure("tables", "[pairs]\ntargets_per_qurey = 2\n");
+    let commands: [&[&str]; 5] =
+        [&["run"], &["verify"], &["status"], &["validate"], &["takedown", "an id"]];
+    for command in commands {
+        place.everpair("tables", command).ended(2).says("targets_per_qurey");
+        place.everpair("absent", command).ended(2).says("absent.toml");
+    }
+    assert!(!place.path("tables").exists(), "nothing was made");
+
+    place.configure("tables", "[channels.semantic]\nencoder = \"builtin:layuot\"\n");
+    place.everpair("tables", &["run"]).ended(2).says("builtin:layuot").says("builtin:layout");
+    place.configure("tables", "");
+    place.everpair("tables", &["run", "--until-caught-pu"]).ended(2).says("--until-caught-pu");
+    let source = ["takedown", "--kind", "source", "shop"];
+    place.everpair("tables", &source).ended(2).says("--block");
+    let content = ["takedown", "--block", "--kind", "content", "not a sha256"];
+    place.everpair("tables", &content).ended(2).says("not a sha256");
+    assert_eq!(place.requests("tables"), 0);
+}
+
+#[test]
+fn before_the_first_run_there_is_nothing_to_verify() {
+    let place = Place::new();
+    place.configure("tables", LINGER);
+    place.everpair("tables", &["verify"]).ended(1).says("run the service first");
+    place.everpair("tables", &["status"]).ended(0).says("no epoch is committed yet");
+    place.everpair("tables", &["validate"]).ended(1).says("no partition");
+    place.log().send(scenes::scenes(3, 76).map(Message::from));
+    let said = place.everpair("tables", &["validate"]).ended(0);
+    assert!(said.out.contains("3 partitions") && said.out.contains("add up to 3"), "{}", said.out);
+}
+
+#[test]
+fn status_counts_what_the_tables_hold() {
+    let place = loaded();
+    let said = place.everpair("tables", &["status", "--json"]).ended(0);
+    let status: serde_json::Value = serde_json::from_str(&said.out).expect("JSON on stdout");
+    let tables = place.tables("tables");
+    assert_eq!(status["epoch"], tables.epoch);
+    assert_eq!(status["tables"]["images"]["rows"], tables.images.len());
+    assert_eq!(status["tables"]["pairs"]["rows"], tables.pairs.len());
+    assert_eq!(status["tables"]["triplets"]["rows"], tables.triplets.len());
+    assert_eq!(status["run"]["records"], 80);
+    assert_eq!(status["run"]["requests_waiting"], 0);
+}
+
+/// Another hand on the tables: a commit that is well-formed in all but its rows.
+fn forge(place: &Place, table: Table, change: impl FnOnce(&Publisher) -> Change) {
+    let store = place.store("tables");
+    let mut publisher = delta::start(&store, &specs()).expect("the tables can be taken over");
+    let info = delta::read_latest(&store).expect("a page").expect("an epoch").info;
+    let epoch = publisher.epoch().expect("an epoch") + 1;
+    let changes = [(table.as_str().to_owned(), change(&publisher))].into();
+    let commit = EpochCommit { epoch, changes, offsets: Default::default(), info };
+    publisher.publish(commit).expect("a commit").expect("it changes something");
+}
+
+fn differs(place: &Place, words: &[&str]) {
+    let said = place.everpair("tables", &["verify"]).ended(1).says("differ from the rules");
+    for words in words {
+        assert!(said.out.contains(words), "no {words:?} in:\n{}", said.out);
+    }
+}
+
+#[test]
+fn verify_names_rows_that_are_gone_altered_or_made_up() {
+    let place = loaded();
+    let held = place.tables("tables");
+    let pair = held.pairs[held.pairs.len() / 2].clone();
+    let key = || Key::of(&[&pair.query_id, &pair.target_id]);
+    let name = format!("({:?}, {:?})", pair.query_id, pair.target_id);
+
+    forge(&place, Table::Pairs, |_| Change { delete: vec![key()], ..Change::default() });
+    differs(&place, &[&format!("pairs: {name} is missing")]);
+    // The next run puts it right.
+    place.catch_up("tables");
+    place.verify("tables");
+
+    let mut altered = pair.clone();
+    altered.hard_negatives.reverse();
+    assert_ne!(altered.hard_negatives, pair.hard_negatives, "{pair:?}");
+    let batch = to_batch(&[altered]).expect("a row");
+    forge(&place, Table::Pairs, |_| Change { delete: vec![key()], insert: vec![batch] });
+    differs(&place, &[&format!("pairs: {name} is PairRow"), "the rules say"]);
+    place.catch_up("tables");
+    place.verify("tables");
+
+    let made_up = PairRow { target_id: "made up".into(), ..pair.clone() };
+    let batch = to_batch(&[made_up]).expect("a row");
+    forge(&place, Table::Pairs, |_| Change { insert: vec![batch], ..Change::default() });
+    differs(&place, &["\"made up\") should not be there"]);
+    place.catch_up("tables");
+    place.verify("tables");
+
+    // A triplet that left without a word in the log of changes: both are named.
+    let triplet = held.triplets[held.triplets.len() / 2].triplet_id.clone();
+    let delete = vec![Key::of(&[&triplet])];
+    forge(&place, Table::Triplets, |_| Change { delete, ..Change::default() });
+    differs(
+        &place,
+        &[
+            &format!("triplets: {triplet:?} is missing"),
+            &format!("the sum of changes: {triplet:?} should not be there"),
+        ],
+    );
+}
+
+#[test]
+fn a_config_change_is_refused_until_it_is_meant() {
+    let place = loaded();
+    let page = place.latest("tables");
+    place.configure("tables", &format!("{LINGER}[pairs]\ntargets_per_query = 2\n"));
+    let run = ["run", "--until-caught-up"];
+    let said = place.everpair("tables", &run).ended(1).says("--apply");
+    said.says("targets_per_query: 3 -> 2");
+    assert_eq!(place.latest("tables"), page, "nothing was touched");
+    let before = place.tables("tables");
+    assert!(!before.changes.iter().any(|row| row.reason == "config"));
+
+    place.everpair("tables", &[&run[..], &["--apply"]].concat()).ended(0);
+    place.verify("tables");
+    let after = place.tables("tables");
+    assert!(after.pairs.len() < before.pairs.len(), "{} pairs", after.pairs.len());
+    let why = |row: &&schemas::tables::ChangeRow| row.epoch > before.epoch as i64;
+    let reasons: Vec<&str> =
+        after.changes.iter().filter(why).map(|row| row.reason.as_str()).collect();
+    assert!(!reasons.is_empty() && reasons.iter().all(|why| *why == "config"), "{reasons:?}");
+
+    // From now on that is the config, and the old one is the change.
+    place.catch_up("tables");
+    assert_eq!(place.tables("tables").changes.len(), after.changes.len());
+    place.configure("tables", LINGER);
+    place.everpair("tables", &run).ended(1).says("targets_per_query: 2 -> 3");
+}
