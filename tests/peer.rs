@@ -3,6 +3,7 @@
 
 mod peers {
     pub mod kafka;
+    pub mod pipeline;
     pub mod readers;
 
     /// What `tests/run` says about a peer. A missing peer is a failure: these tests never skip.
@@ -12,5 +13,6 @@ mod peers {
     }
 }
 
+mod pipeline_peer;
 mod source_peer;
 mod tables_read;
