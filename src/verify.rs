@@ -277,8 +277,7 @@ fn check_answers(
                 continue;
             }
         }
-        let pick = |from: &[String]| passing.iter().map(|&i| from[i].clone()).collect::<Vec<_>>();
-        answer.instructions = pick(&answer.instructions);
+        answer.instructions = passing.iter().map(|&i| answer.instructions[i].clone()).collect();
         answer.audits = passing.iter().filter_map(|&i| answer.audits.get(i).cloned()).collect();
         let key: (Arc<str>, Arc<str>) =
             (query.image_id.as_str().into(), target.image_id.as_str().into());

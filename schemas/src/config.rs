@@ -355,7 +355,7 @@ impl Config {
     fn check(&self) -> Result<(), Invalid> {
         let fail = |text: String| Err(Invalid(text));
         let kafka = !self.source.brokers.is_empty() || !self.source.topics.is_empty();
-        if kafka == !self.source.files.is_empty() {
+        if kafka != self.source.files.is_empty() {
             return fail("[source] needs either brokers and topics, or files".into());
         }
         if kafka && (self.source.brokers.is_empty() || self.source.topics.is_empty()) {

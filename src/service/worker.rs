@@ -117,12 +117,10 @@ fn time_boxes(worker: &mut Worker, metrics: Arc<Metrics>) {
     register.insert::<TimelyEventBuilder, _>("timely", move |_, events| {
         for (at, event) in events.iter().flat_map(|events| events.iter()) {
             match event {
-                TimelyEvent::Operates(operator) => {
-                    // The address of a box is [dataflow, box]; what is inside or around it is not
-                    // counted twice.
-                    if operator.addr.len() == 2 {
-                        names.insert(operator.id, operator.name.clone());
-                    }
+                // The address of a box is [dataflow, box]; what is inside or around it is not
+                // counted twice.
+                TimelyEvent::Operates(operator) if operator.addr.len() == 2 => {
+                    names.insert(operator.id, operator.name.clone());
                 }
                 TimelyEvent::Schedule(schedule) if schedule.start_stop == StartStop::Start => {
                     since.insert(schedule.id, *at);
