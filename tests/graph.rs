@@ -264,10 +264,10 @@ fn vector_of(row: &EmbeddingRow) -> (String, String) {
     (row.channel.clone(), row.content_id.clone())
 }
 
-fn try_case(case: &Case, met: &Met) {
+fn try_case(seed: u64, case: &Case, met: &Met) {
     let keep = if case.keep_mined { Keep::Mined } else { Keep::Annotated };
     let settings = settings_of(CONFIGS[case.config], keep);
-    let label: Arc<str> = format!("{case:#?}").into();
+    let label: Arc<str> = format!("EVERPAIR_SEED={seed}\n{case:#?}").into();
     let run = |turn: usize, ahead| Run {
         settings: &settings,
         workers: [1, 2, 4][(case.workers + turn) % 3],
@@ -275,7 +275,7 @@ fn try_case(case: &Case, met: &Met) {
         case: label.clone(),
     };
     let items = items(case.steps.iter().map(|(op, _)| op.clone()));
-    // An `Again` without a message before it is none, so cuts do not line up with steps: any will do.
+    // Some steps are no messages, so cuts do not line up with steps: any will do.
     let cuts = case.steps.iter().map(|(_, cut)| *cut);
     let desk = Some(Desk::default());
     let first = run(0, case.ahead).over(Begin::default(), epochs(&items, cuts), desk);
@@ -374,7 +374,7 @@ fn every_epoch_is_what_its_live_images_give() {
     let rng = TestRng::from_seed(RngAlgorithm::ChaCha, &bytes);
     let met = Met::default();
     let tried = TestRunner::new_with_rng(config, rng).run(&cases(), |case| {
-        try_case(&case, &met);
+        try_case(seed, &case, &met);
         Ok(())
     });
     if let Err(failure) = tried {
