@@ -14,7 +14,7 @@ use everpair::{
 use operators::{filter, flow::Answer};
 use schemas::{
     ContentId,
-    tables::{ContentRow, RejectRow, Table, to_batch},
+    tables::{AnnotationRow, ContentRow, RejectRow, Row, Table, to_batch},
 };
 
 use super::place::{Dice, Message, Place, wait_until};
@@ -226,8 +226,18 @@ fn what_was_answered_outlives_kills_while_its_images_live() {
     wait_until("no request is left", || place.requests("killed") == 0);
 }
 
+/// Rows in a memo, of an epoch that never became real.
+fn ahead<R: Row>(place: &Place, epoch: u64, row: R) {
+    let store = place.store("killed");
+    let publisher = delta::start(&store, &specs()).expect("the tables can be taken over");
+    let insert = vec![to_batch(&[row]).expect("a row")];
+    let spec = specs().into_iter().find(|spec| spec.name == R::TABLE.as_str()).expect("a table");
+    let mut memo = delta::Table::claim(&store, &spec, publisher.generation()).expect("ours");
+    memo.commit(Commit { epoch, insert, ..Commit::default() }).expect("a commit");
+}
+
 /// A killed epoch may have left rows in a memo that epochs without a trace put far above the last
-/// one that became real.
+/// one that became real: they stay, what must be said of them is said once, and work goes on.
 #[test]
 fn a_memo_that_is_epochs_ahead_does_not_stop_the_next_run() {
     let place = Place::new();
@@ -236,20 +246,32 @@ fn a_memo_that_is_epochs_ahead_does_not_stop_the_next_run() {
     log.send(scenes::scenes(30, 77).map(Message::from));
     place.catch_up("killed");
 
-    let store = place.store("killed");
-    let publisher = delta::start(&store, &specs()).expect("the tables can be taken over");
-    let epoch = publisher.epoch().expect("an epoch") + 5;
+    let epoch = place.epoch("killed") + 5;
     let mut row = place.rows::<ContentRow>("killed").remove(0);
     row.content_id = ContentId::of(b"its epoch never became real").hex();
     row.epoch = epoch as i64;
-    let insert = vec![to_batch(&[row]).expect("a row")];
-    let spec = specs().into_iter().find(|spec| spec.name == "contents").expect("a table");
-    let mut contents = delta::Table::claim(&store, &spec, publisher.generation()).expect("ours");
-    contents.commit(Commit { epoch, insert, ..Commit::default() }).expect("a commit");
+    ahead(&place, epoch, row);
+    let answer = place.tables("killed").annotations.remove(0);
+    let failed = AnnotationRow {
+        request_id: ContentId::of(b"nobody knows").hex(),
+        outcome: "refused".into(),
+        epoch: epoch as i64,
+        ..answer
+    };
+    ahead(&place, epoch, failed.clone());
+    let said = || {
+        let rejects = place.rows::<RejectRow>("killed").into_iter();
+        let ours = rejects.filter(|row| row.request_id.as_ref() == Some(&failed.request_id));
+        ours.map(|row| row.reason).collect::<Vec<String>>()
+    };
+    assert_eq!(said(), [""; 0]);
+    place.catch_up("killed");
+    assert_eq!(said(), ["no_answer"]);
 
     log.send(scenes::late_arrivals(30, 5, 77).map(Message::from));
     place.catch_up("killed");
     assert_eq!(place.committed("killed"), log.count);
     assert!(place.epoch("killed") > epoch);
+    assert_eq!(said(), ["no_answer"]);
     place.verify("killed");
 }

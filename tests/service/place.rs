@@ -20,7 +20,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 /// What takes longer than this has failed. Far above what it takes on a busy machine.
-pub const DEADLINE: Duration = Duration::from_secs(120);
+pub const DEADLINE: Duration = Duration::from_secs(300);
 /// How often a condition is looked at.
 const LOOK: Duration = Duration::from_millis(2);
 
