@@ -14,6 +14,7 @@ use std::{
     },
 };
 
+use common::{Changes, by_epoch, mining, pool};
 use kernels::vector::{Band, quantize};
 use operators::{
     flow::{Pair, RowId, Version, VersionChange},
@@ -31,6 +32,8 @@ use timely::{
     },
 };
 
+mod common;
+
 /// What enters in one epoch. A watched pair may be stamped later than it is sent.
 #[derive(Clone, Debug, Default)]
 struct Inputs {
@@ -39,7 +42,7 @@ struct Inputs {
 }
 
 struct Outcome {
-    changes: Vec<(Pair, Epoch, isize)>,
+    changes: Changes<Pair>,
     counters: Arc<Counters>,
     book: Arc<VectorBook>,
 }
@@ -92,20 +95,6 @@ fn run(workers: usize, mining: &Mining, history: &[Inputs], ahead: u64) -> Outco
     let joined = guards.expect("workers start").join();
     let changes = joined.into_iter().flat_map(|seen| seen.expect("a worker failed")).collect();
     Outcome { changes, counters, book }
-}
-
-/// The rows that hold at the end of each epoch.
-fn by_epoch(changes: &[(Pair, Epoch, isize)], epochs: Epoch) -> Vec<BTreeMap<Pair, isize>> {
-    let mut held: BTreeMap<Pair, isize> = BTreeMap::new();
-    (0..epochs)
-        .map(|epoch| {
-            for (pair, _, diff) in changes.iter().filter(|change| change.1 == epoch) {
-                *held.entry(pair.clone()).or_default() += diff;
-            }
-            held.retain(|_, count| *count != 0);
-            held.clone()
-        })
-        .collect()
 }
 
 /// A step of a random history. Numbers are taken modulo what there is.
@@ -202,30 +191,6 @@ fn play(history: &History) -> (Vec<Inputs>, Vec<BTreeSet<Pair>>) {
     (inputs, expected)
 }
 
-fn bands() -> impl Strategy<Value = Vec<Band>> {
-    // Scores of these vectors are about -20 to 20.
-    let edges = prop_oneof![1 => 0..2usize, 6 => 2..5usize]
-        .prop_flat_map(|n| prop::collection::btree_set(-6i32..14, n..n + 1));
-    (edges, any::<bool>()).prop_map(|(edges, gaps)| {
-        let edges: Vec<i32> = edges.into_iter().collect();
-        let bands = edges.windows(2).step_by(if gaps { 2 } else { 1 });
-        bands.map(|edge| Band { lo: edge[0], hi: edge[1] }).collect()
-    })
-}
-
-fn mining() -> impl Strategy<Value = Mining> {
-    let neighbors = [1usize..4, 1..4, 1..4];
-    ([bands(), bands(), bands()], neighbors, 0usize..3, 1usize..4, 0usize..4).prop_map(
-        |(bands, neighbors, slack, targets_per_query, hard_negatives)| Mining {
-            bands,
-            neighbors,
-            slack,
-            targets_per_query,
-            hard_negatives,
-        },
-    )
-}
-
 fn step() -> impl Strategy<Value = Step> {
     let vector = || prop::option::weighted(0.8, any::<u8>());
     prop_oneof![
@@ -237,11 +202,6 @@ fn step() -> impl Strategy<Value = Step> {
         2 => (any::<u8>(), any::<u8>(), 0u8..3)
             .prop_map(|(query, target, late)| Step::Watch { query, target, late }),
     ]
-}
-
-fn pool() -> impl Strategy<Value = Vec<Vec<i16>>> {
-    (3usize..9)
-        .prop_flat_map(|dim| prop::collection::vec(prop::collection::vec(-2i16..3, dim), 2..10))
 }
 
 fn history() -> impl Strategy<Value = History> {
