@@ -277,11 +277,14 @@ impl Met {
     }
 }
 
+/// A message, and the numbers of its content and caption if it has them.
+type Sent = (Arrival, Option<(u8, u8)>);
+
 /// Everything ever sent.
 struct Model<'h> {
     history: &'h History,
-    /// The last message of each id, and the numbers of its content and caption if it has them.
-    last: BTreeMap<Arc<str>, (Arrival, Option<(u8, u8)>)>,
+    /// The last message of each id.
+    last: BTreeMap<Arc<str>, Sent>,
     /// The last of them that carried an image: content, caption and source.
     carried: BTreeMap<Arc<str>, (u8, u8, u8)>,
     /// Kind and value.
