@@ -145,7 +145,7 @@ impl Metrics {
         let sum = |of: &Mutex<BTreeMap<String, (Duration, u64)>>, names: &[&str]| -> f64 {
             let Ok(of) = of.lock() else { return 0.0 };
             let named = of.iter().filter(|(name, _)| names.iter().any(|n| name.starts_with(n)));
-            named.map(|(_, (elapsed, _))| elapsed.as_secs_f64()).sum()
+            named.map(|(_, (elapsed, _))| *elapsed).sum::<Duration>().as_secs_f64()
         };
         json!({
             "decode": sum(&self.boxes, &["Decode"]),

@@ -136,7 +136,7 @@ fn real_images_become_tables_that_follow_the_topic_and_outlive_it() {
     let replaced: Vec<String> = rest.iter().step_by(17).cloned().collect();
     let broken = rest[1].clone();
     assert!(at.rows_naming(&down) > 200, "the check below can fail");
-    assert!(at.rows_naming(&[broken.clone()]) > 0, "the check below can fail");
+    assert!(at.rows_naming(std::slice::from_ref(&broken)) > 0, "the check below can fail");
     assert!(replaced.len() > 30 && !replaced.contains(&broken));
     replace(&mut at, &replaced);
     let mut takedown = vec!["takedown"];

@@ -52,6 +52,7 @@ use timely::{
     worker::Worker,
 };
 
+#[path = "common/histories.rs"]
 mod common;
 
 /// As sent: none, blanks, one that no vector is of, and two spellings of one text.

@@ -32,6 +32,7 @@ use timely::{
     },
 };
 
+#[path = "common/histories.rs"]
 mod common;
 
 /// What enters in one epoch. A watched pair may be stamped later than it is sent.

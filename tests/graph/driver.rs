@@ -240,7 +240,7 @@ impl Desk {
             // A question that is withdrawn may be in flight already: its answer comes all the same.
             let (gone, new): (Vec<_>, Vec<_>) = changes.requests.iter().partition(|r| r.1 < 0);
             for (request, _) in gone {
-                if dice(&request.request_id, 0) % 2 == 0 {
+                if dice(&request.request_id, 0).is_multiple_of(2) {
                     self.waiting.remove(&request.request_id);
                 }
             }
@@ -251,7 +251,7 @@ impl Desk {
                     continue;
                 }
                 // Some are never answered.
-                if dice(id, 1) % 8 != 0 {
+                if !dice(id, 1).is_multiple_of(8) {
                     let due = changes.epoch + 1 + dice(id, 2) % 4;
                     self.waiting.entry(id.clone()).or_insert((due, request.clone()));
                 }
@@ -286,7 +286,7 @@ impl Desk {
         let mut rows = vec![row];
         // Now and then an answer to a newer prompt, and one of a model of former days.
         for (slot, model, version) in [(4, Template::new().model().0, 2), (5, OTHER, 1)] {
-            if dice(id, slot) % 4 == 0 {
+            if dice(id, slot).is_multiple_of(4) {
                 rows.push(other(request, model, version, &rows[0]));
             }
         }

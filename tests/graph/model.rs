@@ -225,8 +225,9 @@ impl Model {
     fn answers(&self, settings: &Settings) -> BTreeMap<(Arc<str>, Arc<str>), Arc<Answer>> {
         let mined = self.mined();
         let find = |id: &String| mined.iter().find(|m| CONTENTS[m.content].id.hex() == *id);
+        type Key = (Arc<str>, Arc<str>);
         type Rank = (bool, String, Reverse<i32>, String);
-        let mut best: BTreeMap<(Arc<str>, Arc<str>), (Rank, Arc<Answer>)> = BTreeMap::new();
+        let mut best: BTreeMap<Key, (Rank, Arc<Answer>)> = BTreeMap::new();
         for row in &self.memo {
             let (Some(query), Some(target)) =
                 (find(&row.query_content_id), find(&row.target_content_id))
