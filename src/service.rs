@@ -148,7 +148,11 @@ pub fn run(config: &Config, options: RunOptions, stop: &'static AtomicBool) -> a
     };
     let committed = committer.run();
     progress.stop.store(true, Ordering::Release);
-    committed?;
+    if let Err(error) = committed {
+        // Dropping the guards would wait for the workers to finish what can no longer be committed.
+        std::mem::forget(guards);
+        return Err(error);
+    }
     match ingest.join() {
         Ok(ended) => ended.context("read the source")?,
         Err(_) => bail!("the ingest thread panicked"),

@@ -227,7 +227,9 @@ fn run_feed(
     progress: &Progress,
 ) {
     let mut opened = None;
-    loop {
+    // The committer sets it when it has ended: well, or with an error after which nothing that is
+    // still fed could be committed, and after which no epoch would ever open again.
+    while !progress.stop.load(Ordering::Acquire) {
         let committed = progress.committed.load(Ordering::Acquire);
         let may_open =
             opened.is_none_or(|epoch: Epoch| epoch < committed + limits::EPOCHS_IN_FLIGHT);

@@ -37,3 +37,25 @@ fn of_two_services_the_older_one_ends_and_the_tables_stay_right() {
     assert_eq!(place.committed("tables"), log.count);
     wait_until("all images are there", || place.tables("tables").images.len() == 180);
 }
+
+/// With epochs on their way through the dataflow it must end too, and not wait for them.
+#[test]
+fn an_older_service_with_a_backlog_ends_as_well() {
+    let place = Place::new();
+    place.configure("tables", "[epoch]\nrows = 3\nlinger = \"20 ms\"\n");
+    let mut log = place.log();
+    let mut scenes = scenes::scenes(240, 75).map(Message::from);
+    log.send(scenes.by_ref().take(200));
+    let mut older = place.start("tables");
+    older.wait_until("its first epochs", || place.committed("tables") > 0);
+    let newer = place.start("tables");
+    // Whatever the older one had done by then, there is more for it to try.
+    log.send(scenes);
+    let (code, said) = older.wait();
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("another writer owns the tables"), "{said}");
+    newer.kill();
+    place.catch_up("tables");
+    place.verify("tables");
+    assert_eq!(place.committed("tables"), log.count);
+}
