@@ -105,6 +105,9 @@ pub struct TakedownArgs {
 /// Without `--block`: tombstones in the source. With it: a request to the service, running or not.
 pub fn takedown(args: &TakedownArgs) -> anyhow::Result<()> {
     let config = read_config(&args.config)?;
+    if args.values.iter().any(String::is_empty) {
+        return Err(BadConfig("an empty value names nothing".into()).into());
+    }
     if !args.block {
         if args.kind != "id" {
             return Err(BadConfig(format!("--kind {} needs --block", args.kind)).into());
@@ -143,6 +146,7 @@ pub fn validate(path: &Path) -> anyhow::Result<()> {
     println!("tables: ok, {} can be written and read", config.tables.root);
     if let Some(latest) = delta::read_latest(&store)? {
         println!("tables: epoch {} is there, the run would go on after it", latest.epoch);
+        service::check_config(&config, &latest)?;
     }
     let mut source = source::open(&config.source, &Default::default()).context("the source")?;
     let ends = source.end_offsets().context("the source")?;

@@ -36,7 +36,7 @@ pub struct DemoOptions {
     /// Your own images instead: a folder, captions from NAME.txt beside NAME.jpg.
     #[arg(long, value_name = "DIR")]
     pub images: Option<PathBuf>,
-    /// Where everything goes.
+    /// Where everything goes: a new or empty folder; an earlier demo there is begun anew.
     #[arg(long, value_name = "DIR", default_value = "everpair-demo")]
     pub out: PathBuf,
     /// Of the generated images.
@@ -46,6 +46,8 @@ pub struct DemoOptions {
 
 /// Marks a folder that a demo made, so that the next one may begin it anew.
 const MARK: &str = ".everpair-demo";
+/// All that a demo leaves in its folder.
+const OWN: [&str; 5] = [MARK, "everpair.toml", "gallery.html", "log", "tables"];
 
 const CONFIG: &str = r#"# Written by `everpair demo`. Every key is documented in deploy/everpair.toml.
 [source]
@@ -112,9 +114,18 @@ pub fn demo(options: &DemoOptions) -> anyhow::Result<()> {
     demo.finish(options)
 }
 
-/// An empty folder, or one that an earlier demo made.
+/// An empty folder, or one that holds an earlier demo and nothing else, which is begun anew.
 fn prepare(out: &Path) -> anyhow::Result<()> {
     if out.join(MARK).exists() {
+        for entry in out.read_dir().with_context(|| format!("read {}", out.display()))? {
+            let name = entry?.file_name();
+            if !OWN.iter().any(|own| name == *own) {
+                let (out, name) = (out.display(), name.display());
+                let why = format!("{out} holds {name}, which no demo made; name another --out");
+                return Err(BadConfig(why).into());
+            }
+        }
+        eprintln!("{} holds an earlier demo, which is begun anew", out.display());
         std::fs::remove_dir_all(out).with_context(|| format!("remove {}", out.display()))?;
     } else if out.read_dir().is_ok_and(|mut entries| entries.next().is_some()) {
         let why = format!("{} is not empty and no demo made it; name another --out", out.display());

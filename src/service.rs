@@ -82,7 +82,16 @@ pub fn run(config: &Config, options: RunOptions, stop: &'static AtomicBool) -> a
         .collect();
     let mut source = source::open(&config.source, &next).context("open the source")?;
     let ends = match options.until_caught_up {
-        true => Some(source.end_offsets().context("ask the source for its end")?),
+        true => {
+            let ends = source.end_offsets().context("ask the source for its end")?;
+            if ends.is_empty() {
+                eprintln!(
+                    "warning: the source is empty: {:?}{:?}",
+                    config.source.files, config.source.topics
+                );
+            }
+            Some(ends)
+        }
         false => None,
     };
 
@@ -161,6 +170,12 @@ pub fn run(config: &Config, options: RunOptions, stop: &'static AtomicBool) -> a
         worker.map_err(|why| anyhow::anyhow!("a dataflow worker failed: {why}"))?;
     }
     Ok(())
+}
+
+/// Whether the tables were made with this config; an error says what differs.
+pub fn check_config(config: &Config, latest: &delta::Latest) -> anyhow::Result<()> {
+    let in_force = settings::in_force(config, &settings::settings(config)?);
+    check_in_force(&latest.info, &in_force, false).map(|_| ())
 }
 
 /// A config change is refused until it is meant. True if there is one.

@@ -138,6 +138,9 @@ pub fn verify(config: &Config, sample: Option<usize>) -> anyhow::Result<Report> 
     let store = open_store(config)?;
     let settings = settings::settings(config)?;
     let tables = Tables::read(&store)?;
+    if let Some(latest) = delta::read_latest(&store)? {
+        crate::service::check_config(config, &latest).context("nothing was verified")?;
+    }
     let mut report =
         Report { epoch: tables.epoch, images: tables.images.len(), ..Report::default() };
     check_epochs(&tables, &mut report);

@@ -183,14 +183,16 @@ impl Run {
         if let Some(latest) = &latest {
             self.show(latest);
             self.keep_pages(latest.epoch)?;
+        }
+        self.at.requests.committed(epoch);
+        self.want(requests);
+        if latest.is_some() {
             eprintln!(
                 "epoch {epoch}: {counts}, {} wait for an answer, committed in {} ms",
                 self.wanted.len(),
                 began.elapsed().as_millis()
             );
         }
-        self.at.requests.committed(epoch);
-        self.want(requests);
         self.at.progress.committed.store(epoch, Ordering::Release);
         self.at.metrics.committed(epoch, &counts, began.elapsed(), &self.at.publisher);
         self.at.metrics.waiting(self.wanted.len());
