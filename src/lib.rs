@@ -6,6 +6,7 @@
 pub mod annotator;
 pub mod cli;
 pub mod dataflow;
+pub mod dataset;
 pub mod delta;
 pub mod demo;
 pub mod gallery;

@@ -11,13 +11,10 @@ pub mod ingest;
 pub mod restore;
 pub mod worker;
 
-use std::{
-    path::Path,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
-        mpsc,
-    },
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, AtomicU64, Ordering},
+    mpsc,
 };
 
 use anyhow::{Context, bail};
@@ -57,10 +54,7 @@ pub fn specs() -> Vec<TableSpec> {
 /// The store that a config names.
 pub fn open_store(config: &Config) -> anyhow::Result<Store> {
     let root = &config.tables.root;
-    if root.contains("://") {
-        bail!("[tables] root = {root:?}: only a folder can hold the tables in this version");
-    }
-    Store::folder(Path::new(root)).with_context(|| format!("open the tables in {root}"))
+    Store::open(root, &config.tables.settings).with_context(|| format!("open the tables in {root}"))
 }
 
 /// Runs the service. Ends by `stop`, by itself with `until_caught_up`, or by an error after which
@@ -124,6 +118,7 @@ pub fn run(config: &Config, options: RunOptions, stop: &'static AtomicBool) -> a
     let ingest = Ingest {
         source,
         cut: config.epoch.clone(),
+        linger: config.epoch.linger(&config.tables),
         next_epoch,
         ends: ends.clone(),
         answers,

@@ -6,17 +6,24 @@ use anyhow::Context;
 use schemas::{config::Config, tables};
 use serde_json::{Value, json};
 
-use crate::{delta, metrics::STATUS, service::open_store, verify::table_at};
+use crate::{
+    dataset::{At, Dataset},
+    delta,
+    metrics::STATUS,
+    service::open_store,
+};
 
 /// Everything as one JSON value.
 pub fn status(config: &Config) -> anyhow::Result<Value> {
     let store = open_store(config)?;
-    let Some(latest) = delta::read_latest(&store)? else {
+    if delta::read_latest(&store)?.is_none() {
         return Ok(json!({ "epoch": null, "tables": {} }));
-    };
+    }
+    let dataset = Dataset::open(&store, &At::Latest)?;
+    let latest = dataset.page();
     let mut rows = BTreeMap::new();
     for table in tables::Table::ALL {
-        let open = table_at(&store, &latest, table.as_str())?;
+        let open = dataset.table(table)?;
         let (files, bytes) = open.size();
         let count = open.rows()?;
         rows.insert(
@@ -24,7 +31,7 @@ pub fn status(config: &Config) -> anyhow::Result<Value> {
             json!({ "rows": count, "files": files, "bytes": bytes, "version": open.version() }),
         );
     }
-    let rejects = rejects_by_reason(&store, &latest)?;
+    let rejects = rejects_by_reason(&dataset)?;
     let run = store.get(STATUS)?;
     let run: Value = match run {
         Some(text) => serde_json::from_slice(&text).with_context(|| format!("read {STATUS}"))?,
@@ -41,13 +48,9 @@ pub fn status(config: &Config) -> anyhow::Result<Value> {
     }))
 }
 
-fn rejects_by_reason(
-    store: &delta::Store,
-    latest: &delta::Latest,
-) -> anyhow::Result<BTreeMap<String, usize>> {
-    let table = table_at(store, latest, tables::Table::Rejects.as_str())?;
+fn rejects_by_reason(dataset: &Dataset) -> anyhow::Result<BTreeMap<String, usize>> {
     let mut counts = BTreeMap::new();
-    for row in crate::service::restore::rows::<tables::RejectRow>(&table)? {
+    for row in dataset.rows::<tables::RejectRow>()? {
         *counts.entry(row.reason).or_default() += 1;
     }
     Ok(counts)

@@ -16,15 +16,16 @@ use schemas::{
     Channel, ContentId, caption_text,
     config::{Config, Keep},
     tables::{
-        AnnotationRow, BlockedRow, ChangeRow, EmbeddingRow, ImageRow, PairRow, Row, TripletRow,
+        AnnotationRow, BlockedRow, ChangeRow, EmbeddingRow, ImageRow, PairRow, TripletRow,
         request_id,
     },
 };
 
 use crate::{
     dataflow::Settings,
-    delta::{self, Store, Table},
-    service::{commit::pair_row, open_store, restore::rows, specs},
+    dataset::{At, Dataset},
+    delta::{self, Store},
+    service::{commit::pair_row, open_store},
     settings,
 };
 
@@ -104,31 +105,19 @@ pub struct Tables {
     pub blocked: Vec<BlockedRow>,
 }
 
-/// Opens one table at its version in `latest.json`.
-pub fn table_at(store: &Store, latest: &delta::Latest, name: &str) -> anyhow::Result<Table> {
-    let spec = specs().into_iter().find(|spec| spec.name == name);
-    let spec = spec.with_context(|| format!("there is no table {name}"))?;
-    let version = latest.tables.get(name).copied();
-    Table::open(store, &spec, version)?.with_context(|| format!("table {name} is not there yet"))
-}
-
 impl Tables {
     /// Reads them all.
     pub fn read(store: &Store) -> anyhow::Result<Tables> {
-        let latest = delta::read_latest(store)?
-            .context("there is no committed epoch yet: run the service first")?;
-        fn all<R: Row>(store: &Store, latest: &delta::Latest) -> anyhow::Result<Vec<R>> {
-            rows(&table_at(store, latest, R::TABLE.as_str())?)
-        }
+        let dataset = Dataset::open(store, &At::Latest)?;
         Ok(Tables {
-            epoch: latest.epoch,
-            images: all(store, &latest)?,
-            embeddings: all(store, &latest)?,
-            annotations: all(store, &latest)?,
-            pairs: all(store, &latest)?,
-            triplets: all(store, &latest)?,
-            changes: all(store, &latest)?,
-            blocked: all(store, &latest)?,
+            epoch: dataset.epoch(),
+            images: dataset.rows()?,
+            embeddings: dataset.rows()?,
+            annotations: dataset.rows()?,
+            pairs: dataset.rows()?,
+            triplets: dataset.rows()?,
+            changes: dataset.rows()?,
+            blocked: dataset.rows()?,
         })
     }
 }

@@ -80,8 +80,11 @@ pub enum OnOffsetGone {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Tables {
-    /// A folder, relative to the config's folder.
+    /// A folder, relative to the config's folder, or a URL: `s3://bucket/path`, `gs://`, `az://`.
     pub root: String,
+    /// Settings of the object store (`endpoint`, `region`, …), passed through as they are.
+    #[serde(default)]
+    pub settings: BTreeMap<String, String>,
 }
 
 /// `[channels]`; a channel that is not configured uses its built-in encoder.
@@ -290,18 +293,14 @@ pub struct EpochCut {
     /// Most encoded bytes.
     #[serde(deserialize_with = "byte_count")]
     pub bytes: usize,
-    /// Longest wait for more.
-    #[serde(deserialize_with = "duration")]
-    pub linger: Duration,
+    /// Longest wait for more; 1 s on a folder and 60 s on an object store unless it is said.
+    #[serde(deserialize_with = "some_duration")]
+    pub linger: Option<Duration>,
 }
 
 impl Default for EpochCut {
     fn default() -> Self {
-        EpochCut {
-            rows: limits::EPOCH_ROWS,
-            bytes: limits::EPOCH_BYTES,
-            linger: Duration::from_secs(1),
-        }
+        EpochCut { rows: limits::EPOCH_ROWS, bytes: limits::EPOCH_BYTES, linger: None }
     }
 }
 
@@ -332,6 +331,22 @@ impl std::fmt::Display for Invalid {
 }
 
 impl std::error::Error for Invalid {}
+
+impl EpochCut {
+    /// Longest wait for more: every epoch costs an object store a dozen requests.
+    pub fn linger(&self, tables: &Tables) -> Duration {
+        let default =
+            if tables.is_remote() { limits::LINGER_REMOTE } else { limits::LINGER_FOLDER };
+        self.linger.unwrap_or(default)
+    }
+}
+
+impl Tables {
+    /// Whether the root is an object store and not a folder.
+    pub fn is_remote(&self) -> bool {
+        self.root.contains("://")
+    }
+}
 
 impl Config {
     /// Reads and checks a config. What only the machine can tell (does the broker answer?) is for
@@ -387,6 +402,9 @@ impl Config {
     /// Paths in the config are relative to the folder that it stands in.
     pub fn resolve(&mut self, folder: &std::path::Path) {
         let absolute = |path: &str| -> String {
+            if path.contains("://") {
+                return path.to_owned();
+            }
             let path = PathBuf::from(path);
             if path.is_absolute() { path } else { folder.join(path) }.to_string_lossy().into()
         };
@@ -496,6 +514,10 @@ fn byte_count<'de, D: Deserializer<'de>>(deserializer: D) -> Result<usize, D::Er
         .ok_or_else(|| D::Error::custom(format!("{text:?}: write bytes as \"256 MiB\"")))
 }
 
+fn some_duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
+    duration(deserializer).map(Some)
+}
+
 fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
     let text = String::deserialize(deserializer)?;
     let seconds = |unit: &str| match unit {
@@ -538,7 +560,7 @@ mod tests {
         );
         let config = Config::parse(&text).unwrap();
         assert_eq!(config.epoch.bytes, 3 << 19);
-        assert_eq!(config.epoch.linger, Duration::from_millis(250));
+        assert_eq!(config.epoch.linger, Some(Duration::from_millis(250)));
         assert_eq!(config.channels.pattern.encoder, "builtin:edges");
         assert_eq!(config.channels.pattern.band, Some(vec![(0.5, 0.9)]));
         let many = format!("{LEAST}[channels.pattern]\nband = [[0.5, 0.6], [0.6, 0.9]]\n");

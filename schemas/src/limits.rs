@@ -2,6 +2,8 @@
 //!
 //! A limit that a person may change is a config key whose default stands here.
 
+use std::time::Duration;
+
 /// Longest image id, in bytes of UTF-8.
 pub const IMAGE_ID_BYTES_MAX: usize = 512;
 /// Longest caption, uri, source or licence, in bytes; captions of alt-text corpora stay far below.
@@ -38,12 +40,31 @@ pub const KAFKA_FETCH_BYTES: usize = 4 << 20;
 pub const EPOCH_ROWS: usize = 10_000;
 /// Encoded bytes of an epoch.
 pub const EPOCH_BYTES: usize = 256 << 20;
+/// Longest wait for more messages where the tables are in a folder.
+pub const LINGER_FOLDER: Duration = Duration::from_secs(1);
+/// Longest wait for more messages where the tables are in an object store.
+pub const LINGER_REMOTE: Duration = Duration::from_secs(60);
 /// Epochs that may be between the source and the last commit: the only flow control there is.
 pub const EPOCHS_IN_FLIGHT: u64 = 3;
 /// Images encoded in one batch.
 pub const ENCODE_BATCH: usize = 64;
 /// Jobs that one operator has with the threads beside the dataflow at once.
 pub const OFFLOAD_JOBS: usize = 8;
+
+/// Tries of one request to an object store after the first.
+pub const STORE_RETRIES: usize = 8;
+/// Longest wait between two tries.
+pub const STORE_BACKOFF_MAX: Duration = Duration::from_secs(10);
+/// Longest time for all tries of one request: then the service stops, and resumes when started.
+pub const STORE_RETRY_TIME: Duration = Duration::from_secs(120);
+/// Longest time for one try.
+pub const STORE_REQUEST_TIME: Duration = Duration::from_secs(30);
+/// Longest time until a connection stands.
+pub const STORE_CONNECT_TIME: Duration = Duration::from_secs(5);
+/// Objects larger than this go up in parts, each with tries and a time limit of its own.
+pub const STORE_PART_BYTES: usize = 16 << 20;
+/// Parts of one object that are on their way at once.
+pub const STORE_PARTS_AT_ONCE: usize = 4;
 
 /// Neighbours per image, channel and band.
 pub const NEIGHBORS: usize = 10;

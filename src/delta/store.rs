@@ -1,5 +1,8 @@
 //! An object store behind blocking calls, and Parquet's view of one object.
 
+mod open;
+
+use std::collections::BTreeMap;
 use std::io::Read;
 use std::ops::Range;
 use std::path::Path as FilePath;
@@ -9,8 +12,11 @@ use bytes::Bytes;
 use futures::TryStreamExt;
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
-use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
+use object_store::{
+    ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload, WriteMultipart,
+};
 use parquet::file::reader::{ChunkReader, Length};
+use schemas::limits;
 
 use super::{Error, Result};
 
@@ -35,6 +41,20 @@ pub(super) enum Created {
 }
 
 impl Store {
+    /// The tables under a folder, or under the URL of an object store (`s3://bucket/path`, `gs://`,
+    /// `az://`); `settings` are that store's, by object_store's names for them.
+    pub fn open(root: &str, settings: &BTreeMap<String, String>) -> Result<Store> {
+        if root.contains("://") {
+            let (objects, path) = open::open(root, settings)?;
+            return Store::new(objects, path);
+        }
+        if let Some(key) = settings.keys().next() {
+            let why = format!("[tables.settings] {key}: a folder has no settings");
+            return Err(Error::Refused(why));
+        }
+        Store::folder(FilePath::new(root))
+    }
+
     /// The tables under a folder, which is created when it is missing.
     pub fn folder(root: &FilePath) -> Result<Store> {
         let named =
@@ -93,8 +113,27 @@ impl Store {
     /// Writes an object, in place of any that has the name.
     pub fn replace(&self, name: &str, content: Vec<u8>) -> Result<()> {
         let path = self.path(name);
+        if content.len() > limits::STORE_PART_BYTES {
+            return Ok(self.runtime.block_on(self.put_in_parts(&path, content.into()))?);
+        }
         self.runtime.block_on(self.objects.put(&path, PutPayload::from(content)))?;
         Ok(())
+    }
+
+    async fn put_in_parts(&self, path: &Path, content: Bytes) -> object_store::Result<()> {
+        let upload = self.objects.put_multipart(path).await?;
+        let mut parts = WriteMultipart::new_with_chunk_size(upload, limits::STORE_PART_BYTES);
+        for start in (0..content.len()).step_by(limits::STORE_PART_BYTES) {
+            // A part that failed is told here; the rest would be sent for nothing.
+            if let Err(error) = parts.wait_for_capacity(limits::STORE_PARTS_AT_ONCE).await {
+                // What the store keeps of it, it drops by its own rules where this fails too.
+                let _ = parts.abort().await;
+                return Err(error);
+            }
+            let end = content.len().min(start + limits::STORE_PART_BYTES);
+            parts.put(content.slice(start..end));
+        }
+        parts.finish().await.map(|_| ())
     }
 
     /// Removes an object; one that is not there is removed already.

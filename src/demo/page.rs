@@ -5,17 +5,17 @@ use std::{
     path::Path,
 };
 
-use anyhow::Context;
 use schemas::{
     config::Config,
     tables::{self, ContentRow, ImageRow, RejectRow, TripletRow},
 };
 
 use crate::{
+    dataset::{At, Dataset},
     delta,
     gallery::{GalleryPage, GalleryRow, Picture, Reject},
-    service::{open_store, restore::rows},
-    verify::{Tables, table_at},
+    service::open_store,
+    verify::Tables,
 };
 
 /// Triplets on the page.
@@ -31,9 +31,9 @@ pub fn page(
     bad: &BTreeMap<String, Vec<u8>>,
 ) -> anyhow::Result<GalleryPage> {
     let store = open_store(config)?;
-    let latest = delta::read_latest(&store)?.context("nothing is committed")?;
+    let dataset = Dataset::open(&store, &At::Latest)?;
     let tables = Tables::read(&store)?;
-    let rejects: Vec<RejectRow> = rows(&table_at(&store, &latest, "rejects")?)?;
+    let rejects: Vec<RejectRow> = dataset.rows()?;
     let images: BTreeMap<&str, &ImageRow> =
         tables.images.iter().map(|row| (row.image_id.as_str(), row)).collect();
     let chosen = choose(&tables.triplets);
@@ -44,7 +44,7 @@ pub fn page(
             named.filter_map(|id| images.get(id.as_str())).map(|row| row.content_id.as_str()),
         );
     }
-    let bytes = stored(&table_at(&store, &latest, "contents")?, &wanted)?;
+    let bytes = stored(&dataset.table(schemas::tables::Table::Contents)?, &wanted)?;
     let picture = |id: &str| Picture {
         id: id.to_owned(),
         caption: images.get(id).and_then(|row| row.caption.clone()),

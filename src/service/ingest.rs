@@ -38,6 +38,8 @@ pub struct Ingest {
     pub source: Box<dyn Source>,
     /// When to cut.
     pub cut: EpochCut,
+    /// Longest wait of an epoch for more.
+    pub linger: Duration,
     /// The first epoch to cut.
     pub next_epoch: Epoch,
     /// Cut at once when these offsets are reached: nobody waits for more.
@@ -89,7 +91,7 @@ impl Ingest {
         while !self.must_stop() {
             let idle = self.read(&mut open, &mut positions)?;
             self.gather(&mut open);
-            let waited = open.since.is_some_and(|since| since.elapsed() >= self.cut.linger);
+            let waited = open.since.is_some_and(|since| since.elapsed() >= self.linger);
             let nothing_more = idle
                 && open.since.is_some()
                 && self.ends.as_ref().is_some_and(|ends| reached(&positions, ends, &self.exchange));
@@ -123,7 +125,7 @@ impl Ingest {
             open.touch();
             positions.insert((topic.clone(), partition), next);
             open.offsets.insert((topic, partition), next);
-            if open.since.is_some_and(|since| since.elapsed() >= self.cut.linger) {
+            if open.since.is_some_and(|since| since.elapsed() >= self.linger) {
                 return Ok(false);
             }
         }

@@ -9,11 +9,12 @@ use std::{
 
 use everpair::{
     cli::read_config,
-    delta::{self, Store, Table},
+    dataset::{At, Dataset},
+    delta::{Store, Table},
     scenes::Scene,
-    service::{open_store, restore::rows, specs},
+    service::{open_store, specs},
     source::files::FileLog,
-    verify::{Tables, table_at},
+    verify::Tables,
 };
 use schemas::{config::Config, tables::Row};
 use serde_json::Value;
@@ -166,10 +167,8 @@ impl Place {
 
     /// The live rows of a table that [`Tables`] does not have.
     pub fn rows<R: Row>(&self, name: &str) -> Vec<R> {
-        let store = self.store(name);
-        let latest = delta::read_latest(&store).expect("a page").expect("a committed epoch");
-        let table = table_at(&store, &latest, R::TABLE.as_str()).expect("a table");
-        rows(&table).expect("rows that can be read")
+        let dataset = Dataset::open(&self.store(name), &At::Latest).expect("a committed epoch");
+        dataset.rows().expect("rows that can be read")
     }
 
     /// A table's newest version, whether its epoch became real or not.
