@@ -54,7 +54,9 @@ pub fn specs() -> Vec<TableSpec> {
 /// The store that a config names.
 pub fn open_store(config: &Config) -> anyhow::Result<Store> {
     let root = &config.tables.root;
-    Store::open(root, &config.tables.settings).with_context(|| format!("open the tables in {root}"))
+    let tables = &config.tables;
+    Store::open_within(root, &tables.settings, tables.retry_time)
+        .with_context(|| format!("open the tables in {root}"))
 }
 
 /// Runs the service. Ends by `stop`, by itself with `until_caught_up`, or by an error after which

@@ -2,9 +2,11 @@
 //! with. `tests/run ci` installs them and says where they are (tests/peers/README.md).
 
 mod peers {
+    pub mod faults;
     pub mod kafka;
     pub mod pipeline;
     pub mod readers;
+    pub mod s3;
 
     /// What `tests/run` says about a peer. A missing peer is a failure: these tests never skip.
     pub fn peer(variable: &str) -> String {
@@ -14,5 +16,6 @@ mod peers {
 }
 
 mod pipeline_peer;
+mod s3_peer;
 mod source_peer;
 mod tables_read;

@@ -85,6 +85,13 @@ pub struct Tables {
     /// Settings of the object store (`endpoint`, `region`, …), passed through as they are.
     #[serde(default)]
     pub settings: BTreeMap<String, String>,
+    /// How long a request that an object store fails is tried again before the service stops.
+    #[serde(default = "retry_time", deserialize_with = "duration")]
+    pub retry_time: Duration,
+}
+
+fn retry_time() -> Duration {
+    limits::STORE_RETRY_TIME
 }
 
 /// `[channels]`; a channel that is not configured uses its built-in encoder.

@@ -52,7 +52,7 @@ pub const ENCODE_BATCH: usize = 64;
 pub const OFFLOAD_JOBS: usize = 8;
 
 /// Tries of one request to an object store after the first.
-pub const STORE_RETRIES: usize = 8;
+pub const STORE_RETRIES: usize = 20;
 /// Longest wait between two tries.
 pub const STORE_BACKOFF_MAX: Duration = Duration::from_secs(10);
 /// Longest time for all tries of one request: then the service stops, and resumes when started.

@@ -7,6 +7,7 @@ use std::io::Read;
 use std::ops::Range;
 use std::path::Path as FilePath;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::TryStreamExt;
@@ -44,8 +45,17 @@ impl Store {
     /// The tables under a folder, or under the URL of an object store (`s3://bucket/path`, `gs://`,
     /// `az://`); `settings` are that store's, by object_store's names for them.
     pub fn open(root: &str, settings: &BTreeMap<String, String>) -> Result<Store> {
+        Store::open_within(root, settings, limits::STORE_RETRY_TIME)
+    }
+
+    /// The same; a request that fails is tried again for at most `retry_time`.
+    pub fn open_within(
+        root: &str,
+        settings: &BTreeMap<String, String>,
+        retry_time: Duration,
+    ) -> Result<Store> {
         if root.contains("://") {
-            let (objects, path) = open::open(root, settings)?;
+            let (objects, path) = open::open(root, settings, retry_time)?;
             return Store::new(objects, path);
         }
         if let Some(key) = settings.keys().next() {

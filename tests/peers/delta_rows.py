@@ -4,25 +4,44 @@
     python delta_rows.py sql ROOT QUERY                        DuckDB; the tables under ROOT are views
 
 READER is duckdb, deltalake or polars. VERSION is a number or "latest". Bytes are printed in
-hexadecimal, times as microseconds since 1970.
+hexadecimal, times as microseconds since 1970. TABLE and ROOT are folders or s3:// URLs; of S3 the
+usual variables tell the server and the keys: AWS_ENDPOINT_URL, AWS_REGION, AWS_ACCESS_KEY_ID,
+AWS_SECRET_ACCESS_KEY.
 """
 
 import datetime
 import importlib.util
 import json
+import os
 import pathlib
 import sys
+import urllib.parse
 
 
 def duckdb_connection():
-    """DuckDB with its Delta extension, loaded from the installed package: nothing is downloaded."""
+    """DuckDB with its extensions, loaded from the installed packages: nothing is downloaded."""
     import duckdb
 
-    package = pathlib.Path(importlib.util.find_spec("duckdb_extension_delta").origin).parent
-    (extension,) = package.glob(f"extensions/v{duckdb.__version__}/delta.duckdb_extension")
     connection = duckdb.connect()
-    connection.execute(f"LOAD '{extension}'")
+    for name in ["httpfs", "delta"]:
+        package = pathlib.Path(importlib.util.find_spec(f"duckdb_extension_{name}").origin).parent
+        (extension,) = package.glob(f"extensions/v{duckdb.__version__}/{name}.duckdb_extension")
+        connection.execute(f"LOAD '{extension}'")
+    if endpoint := os.environ.get("AWS_ENDPOINT_URL"):
+        address = urllib.parse.urlparse(endpoint)
+        connection.execute(
+            f"""CREATE SECRET (TYPE s3, ENDPOINT {literal(address.netloc)}, URL_STYLE 'path',
+                USE_SSL {str(address.scheme == "https").lower()},
+                REGION {literal(os.environ["AWS_REGION"])},
+                KEY_ID {literal(os.environ["AWS_ACCESS_KEY_ID"])},
+                SECRET {literal(os.environ["AWS_SECRET_ACCESS_KEY"])})"""
+        )
     return connection
+
+
+def storage_options():
+    """For readers on object_store: the variables say the rest."""
+    return {"AWS_ALLOW_HTTP": "true"} if "AWS_ENDPOINT_URL" in os.environ else None
 
 
 def plain(value):
@@ -56,7 +75,8 @@ def rows_deltalake(table, version, columns):
     import deltalake
 
     query = f"SELECT {', '.join(map(quoted, columns))} FROM t"
-    builder = deltalake.QueryBuilder().register("t", deltalake.DeltaTable(table, version=version))
+    table = deltalake.DeltaTable(table, version=version, storage_options=storage_options())
+    builder = deltalake.QueryBuilder().register("t", table)
     batches = builder.execute(query).read_all()
     return list(zip(*(batches[column].to_pylist() for column in columns)))
 
@@ -64,15 +84,33 @@ def rows_deltalake(table, version, columns):
 def rows_polars(table, version, columns):
     import polars
 
-    return polars.scan_delta(table, version=version).select(columns).collect().rows()
+    scan = polars.scan_delta(table, version=version, storage_options=storage_options())
+    return scan.select(columns).collect().rows()
+
+
+def tables(root):
+    """Names of the tables under a root: of the folders, all but those that begin with _."""
+    if "://" not in root:
+        return sorted(log.parent.name for log in pathlib.Path(root).glob("*/_delta_log"))
+    import boto3
+
+    address = urllib.parse.urlparse(root)
+    prefix = address.path.strip("/") + "/"
+    client = boto3.client("s3")
+    pages = client.get_paginator("list_objects_v2")
+    pages = pages.paginate(Bucket=address.netloc, Prefix=prefix, Delimiter="/")
+    folders = (folder["Prefix"] for page in pages for folder in page.get("CommonPrefixes", []))
+    names = (folder.removeprefix(prefix).strip("/") for folder in folders)
+    return sorted(name for name in names if not name.startswith("_"))
 
 
 def sql(root, query):
+    if "://" not in root:
+        root = str(pathlib.Path(root).resolve())
     connection = duckdb_connection()
-    for log in sorted(pathlib.Path(root).glob("*/_delta_log")):
-        table = log.parent
-        scan = f"delta_scan({literal(table.resolve())})"
-        connection.execute(f"CREATE VIEW {quoted(table.name)} AS SELECT * FROM {scan}")
+    for name in tables(root):
+        scan = f"delta_scan({literal(f'{root}/{name}')})"
+        connection.execute(f"CREATE VIEW {quoted(name)} AS SELECT * FROM {scan}")
     return connection.execute(query).fetchall()
 
 

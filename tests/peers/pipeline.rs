@@ -18,7 +18,11 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 
-use super::{kafka::Broker, peer, readers};
+use super::{
+    kafka::Broker,
+    peer, readers,
+    s3::{self, S3},
+};
 
 pub const TOPIC: &str = "images";
 pub const PARTITIONS: u32 = 3;
@@ -97,17 +101,29 @@ type Place = (i32, i64);
 pub struct Pipeline {
     pub broker: Broker,
     folder: TempDir,
+    /// Where the tables are if not in the folder.
+    s3: Option<S3>,
     /// By key.
     pub sent: BTreeMap<String, Sent>,
     places: BTreeMap<Place, String>,
 }
 
 impl Pipeline {
-    /// With all of the real images in the topic.
+    /// With all of the real images in the topic, and tables in a folder.
     pub fn begin(config: &str) -> Pipeline {
+        Pipeline::with(None, config)
+    }
+
+    /// The same with tables in S3.
+    pub fn begin_in_s3(config: &str) -> Pipeline {
+        Pipeline::with(Some(S3::start()), config)
+    }
+
+    fn with(s3: Option<S3>, config: &str) -> Pipeline {
         let (broker, folder) = (Broker::start(), tempfile::tempdir().expect("a folder"));
         broker.create_topic(TOPIC, PARTITIONS);
-        let mut new = Pipeline { broker, folder, sent: BTreeMap::new(), places: BTreeMap::new() };
+        let (sent, places) = (BTreeMap::new(), BTreeMap::new());
+        let mut new = Pipeline { broker, folder, s3, sent, places };
         new.configure("everpair.toml", "tables", config);
         let brokers = new.broker.address();
         let target = ["--brokers", &brokers, "--topic", TOPIC];
@@ -120,9 +136,11 @@ impl Pipeline {
     }
 
     pub fn configure(&self, name: &str, tables: &str, more: &str) {
+        let store = self.s3.as_ref().map(|s3| s3::settings(s3.address())).unwrap_or_default();
+        let root = self.s3.as_ref().map_or(tables.to_owned(), |s3| s3.root(tables));
         let text = format!(
-            "[source]\nbrokers = \"{}\"\ntopics = [\"{TOPIC}\"]\n[tables]\nroot = \"{tables}\"\n\
-             [screen]\nside_min = 16\n{more}",
+            "[source]\nbrokers = \"{}\"\ntopics = [\"{TOPIC}\"]\n[tables]\nroot = \"{root}\"\n\
+             {store}[screen]\nside_min = 16\n{more}",
             self.broker.address()
         );
         fs::write(self.folder.path().join(name), text).expect("the folder is writable");
@@ -135,7 +153,18 @@ impl Pipeline {
     pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_everpair"));
         command.args(arguments).arg("--config").arg(self.path("everpair.toml"));
+        if self.s3.is_some() {
+            s3::sign(&mut command);
+        }
         command
+    }
+
+    /// The root of the tables as readers want it, and the S3 server if that is where they are.
+    pub fn tables(&self) -> (String, Option<&str>) {
+        match &self.s3 {
+            Some(s3) => (s3.root("tables"), Some(s3.address())),
+            None => (self.path("tables").display().to_string(), None),
+        }
     }
 
     /// A command on the config, which must succeed; gives its standard output.
@@ -190,7 +219,8 @@ impl Pipeline {
     }
 
     pub fn sql(&self, query: &str) -> Vec<Value> {
-        readers::sql(&self.path("tables"), query)
+        let (root, server) = self.tables();
+        readers::sql_at(&root, server, query)
     }
 
     pub fn status(&self) -> Value {

@@ -5,7 +5,7 @@ use std::process::Command;
 
 use serde_json::Value;
 
-use super::peer;
+use super::{peer, s3::sign};
 
 pub const PYTHON_READERS: [&str; 3] = ["duckdb", "deltalake", "polars"];
 
@@ -22,19 +22,39 @@ impl Ask<'_> {
     }
 }
 
+/// Tells a program where the S3 server is, if that is where tables are.
+fn find(command: &mut Command, server: Option<&str>) {
+    if let Some(server) = server {
+        sign(command).env("AWS_ENDPOINT_URL", format!("http://{server}"));
+        command.env("AWS_REGION", "us-east-1").env("AWS_DEFAULT_REGION", "us-east-1");
+    }
+}
+
 /// Rows as one of `PYTHON_READERS` sees them, each an array of the columns, sorted by their text.
 pub fn rows(reader: &str, ask: &Ask) -> Vec<Value> {
+    rows_at(None, reader, ask)
+}
+
+/// The same of a table that may be in S3, on this server.
+pub fn rows_at(server: Option<&str>, reader: &str, ask: &Ask) -> Vec<Value> {
     let mut command = python();
+    find(&mut command, server);
     command.args(["rows", reader]).arg(ask.table).arg(ask.version()).args(ask.columns);
     sorted(lines(&mut command))
 }
 
 /// The same by Spark, for several tables, because its start takes half a minute.
 pub fn spark_rows(asks: &[Ask]) -> Vec<Vec<Value>> {
+    spark_rows_at(None, asks)
+}
+
+/// The same of tables that may be in S3, on this server.
+pub fn spark_rows_at(server: Option<&str>, asks: &[Ask]) -> Vec<Vec<Value>> {
     let spark = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/peers/spark");
     let mut command = Command::new(peer("EVERPAIR_JAVA"));
     command.arg(format!("@{}", spark.join("java.options").display()));
     command.args(["-cp", &format!("{}/*", peer("EVERPAIR_SPARK_CLASSPATH"))]);
+    find(&mut command, server);
     command.arg(spark.join("DeltaRows.java"));
     for ask in asks {
         command.arg(ask.table).arg(ask.version()).arg(ask.columns.join(","));
@@ -46,7 +66,14 @@ pub fn spark_rows(asks: &[Ask]) -> Vec<Vec<Value>> {
 
 /// DuckDB's answer to a query over all tables under `root`.
 pub fn sql(root: &Path, query: &str) -> Vec<Value> {
-    lines(python().arg("sql").arg(root).arg(query))
+    sql_at(&root.display().to_string(), None, query)
+}
+
+/// The same of tables that may be in S3, on this server.
+pub fn sql_at(root: &str, server: Option<&str>, query: &str) -> Vec<Value> {
+    let mut command = python();
+    find(&mut command, server);
+    lines(command.args(["sql", root, query]))
 }
 
 fn python() -> Command {

@@ -28,6 +28,7 @@ const SECRETS: [&str; 7] =
 pub(super) fn open(
     url: &str,
     settings: &BTreeMap<String, String>,
+    retry_time: Duration,
 ) -> Result<(Arc<dyn ObjectStore>, Path)> {
     let refused = |why: String| Error::Refused(format!("{url}: {why}"));
     let parsed = Url::parse(url).map_err(|error| refused(error.to_string()))?;
@@ -44,7 +45,7 @@ pub(super) fn open(
     let root = Path::from_url_path(parsed.path()).map_err(|error| refused(error.to_string()))?;
     let failed = |error: object_store::Error| refused(error.to_string());
     let unknown = |key: &str| refused(format!("[tables.settings] {key}: there is no such setting"));
-    let (retry, client) = (retries(), client());
+    let (retry, client) = (retries(retry_time), client());
     let objects: Arc<dyn ObjectStore> = match parsed.scheme() {
         "s3" | "s3a" => {
             let mut builder = AmazonS3Builder::from_env().with_url(parsed.to_string());
@@ -93,7 +94,7 @@ fn is_secret(key: &str) -> bool {
 
 /// Bounded, with jitter: what a store does not give within these, the service stops for, and goes
 /// on from the tables at its next start.
-fn retries() -> RetryConfig {
+fn retries(retry_time: Duration) -> RetryConfig {
     RetryConfig {
         backoff: BackoffConfig {
             init_backoff: Duration::from_millis(100),
@@ -101,7 +102,7 @@ fn retries() -> RetryConfig {
             base: 2.0,
         },
         max_retries: limits::STORE_RETRIES,
-        retry_timeout: limits::STORE_RETRY_TIME,
+        retry_timeout: retry_time,
     }
 }
 
@@ -186,7 +187,7 @@ mod tests {
 
     fn refusal(url: &str, settings: &[(&str, &str)]) -> String {
         let settings = settings.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect();
-        open(url, &settings).map(|_| ()).expect_err("must be refused").to_string()
+        open(url, &settings, Duration::ZERO).map(|_| ()).expect_err("must be refused").to_string()
     }
 
     #[test]
@@ -209,7 +210,7 @@ mod tests {
         let settings = [("region", "eu-west-1"), ("endpoint", "http://127.0.0.1:9")];
         let settings = settings.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect();
         for (url, root) in [("s3://bucket/a/b", "a/b"), ("s3://bucket/a/", "a"), ("s3://b", "")] {
-            assert_eq!(open(url, &settings).expect("it opens").1.as_ref(), root);
+            assert_eq!(open(url, &settings, Duration::ZERO).expect("it opens").1.as_ref(), root);
         }
     }
 

@@ -11,7 +11,8 @@ import org.apache.spark.sql.SparkSession;
 /**
  * Rows of Delta tables as Spark sees them. Arguments, three for each table: TABLE, VERSION (a number
  * or "latest"), COLUMN,COLUMN... Prints one line per table, a JSON array of rows, each the array of
- * its columns. Values as delta_rows.py gives them: bytes in hexadecimal, times in microseconds since
+ * its columns. TABLE is a folder or an s3:// URL; of S3 the usual AWS_ variables tell the server and
+ * the keys. Values as delta_rows.py gives them: bytes in hexadecimal, times in microseconds since
  * 1970.
  */
 public class DeltaRows {
@@ -24,6 +25,16 @@ public class DeltaRows {
             .config("spark.sql.extensions", "io.delta.sql.DeltaSparkSessionExtension")
             .config("spark.sql.catalog.spark_catalog", "org.apache.spark.sql.delta.catalog.DeltaCatalog")
             .getOrCreate();
+        String server = System.getenv("AWS_ENDPOINT_URL");
+        if (server != null) {
+            org.apache.hadoop.conf.Configuration hadoop = spark.sparkContext().hadoopConfiguration();
+            hadoop.set("fs.s3.impl", "org.apache.hadoop.fs.s3a.S3AFileSystem");
+            hadoop.set("fs.s3a.endpoint", server);
+            hadoop.set("fs.s3a.endpoint.region", System.getenv("AWS_REGION"));
+            hadoop.set("fs.s3a.path.style.access", "true");
+            hadoop.set("fs.s3a.access.key", System.getenv("AWS_ACCESS_KEY_ID"));
+            hadoop.set("fs.s3a.secret.key", System.getenv("AWS_SECRET_ACCESS_KEY"));
+        }
         ObjectMapper json = new ObjectMapper();
         for (int i = 0; i < arguments.length; i += 3) {
             DataFrameReader reader = spark.read().format("delta");

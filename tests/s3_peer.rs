@@ -1,0 +1,250 @@
+//! Tables in a real S3 API server: faults that are got over, faults that stop the service and what
+//! it does when it is started again, and two services on the same tables.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::PathBuf,
+    process::{Command, Stdio},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use everpair::{scenes, source::files::FileLog};
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::peers::{
+    faults::{Fault, Faults},
+    pipeline::{PATIENCE, Running, finish},
+    readers,
+    s3::{S3, settings, sign},
+};
+
+const SEED: u64 = 5;
+const IMAGES: usize = 150;
+
+/// A file log of scenes, and configs of services on it.
+struct Place {
+    folder: TempDir,
+    log: FileLog,
+}
+
+impl Place {
+    fn new() -> Place {
+        println!("seed {SEED}");
+        let folder = tempfile::tempdir().expect("a folder");
+        let log = FileLog::in_folder(&folder.path().join("log"), 3).expect("a log can be made");
+        let mut place = Place { folder, log };
+        place.send(0..IMAGES);
+        place
+    }
+
+    fn send(&mut self, numbers: std::ops::Range<usize>) {
+        for number in numbers {
+            let scene = scenes::scene(number, SEED);
+            let caption = scene.caption.map(|text| ("caption".to_owned(), text));
+            let headers: Vec<_> = caption.into_iter().collect();
+            self.log.append(&scene.id, Some(&scene.jpeg_or_png), &headers).expect("it is taken");
+        }
+        self.log.sync().expect("it can be synced");
+    }
+
+    fn take_down(&mut self, numbers: std::ops::Range<usize>) {
+        for number in numbers {
+            let id = scenes::scene(number, SEED).id;
+            self.log.append(&id, None, &[]).expect("it is taken");
+        }
+        self.log.sync().expect("it can be synced");
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// Rows of `triplets` that depend on `pairs` alone, so that where epochs end makes no difference.
+    fn configure(&self, name: &str, root: &str, store: &str) {
+        let text = format!(
+            "[source]\nfiles = [\"log/*.jsonl\"]\n[tables]\nroot = \"{root}\"\n\
+             retry_time = \"3 s\"\n{store}[triplets]\nkeep = \"mined\"\n\
+             [epoch]\nrows = 20\nlinger = \"100 ms\"\n"
+        );
+        fs::write(self.path(&format!("{name}.toml")), text).expect("the folder is writable");
+    }
+
+    fn command(&self, name: &str, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_everpair"));
+        sign(&mut command).args(arguments);
+        command.arg("--config").arg(self.path(&format!("{name}.toml")));
+        command
+    }
+
+    fn everpair(&self, name: &str, arguments: &[&str]) -> String {
+        let (code, out, err) = finish(&mut self.command(name, arguments));
+        assert_eq!(code, Some(0), "{arguments:?}: {out}{err}");
+        out
+    }
+
+    fn status(&self, name: &str) -> Value {
+        serde_json::from_str(&self.everpair(name, &["status", "--json"])).expect("JSON")
+    }
+}
+
+/// Everything that does not depend on where epochs end, as DuckDB reads it.
+fn shown(root: &str, server: Option<&str>) -> BTreeMap<&'static str, Vec<Value>> {
+    let queries = [
+        ("images", "SELECT * EXCLUDE (epoch) FROM images ORDER BY image_id"),
+        ("pairs", "SELECT * EXCLUDE (epoch) FROM pairs ORDER BY query_id, target_id"),
+        ("triplets", "SELECT * EXCLUDE (epoch) FROM triplets ORDER BY triplet_id"),
+        ("rejects", "SELECT * EXCLUDE (epoch) FROM rejects WHERE stage != 'annotate' ORDER BY ALL"),
+    ];
+    queries.map(|(name, query)| (name, readers::sql_at(root, server, query))).into()
+}
+
+fn assert_same(one: &BTreeMap<&str, Vec<Value>>, other: &BTreeMap<&str, Vec<Value>>) {
+    for (table, rows) in one {
+        let differs = rows.iter().zip(&other[table]).find(|(one, other)| one != other);
+        let same = differs.is_none() && rows.len() == other[table].len();
+        assert!(same, "{table}: {} and {} rows, {differs:#?}", rows.len(), other[table].len());
+    }
+    assert!(one["triplets"].len() > 50, "there are rows to compare: {}", one["triplets"].len());
+}
+
+/// Numbers that are the same for the same seed.
+fn dice() -> impl FnMut(u64) -> u64 + Send {
+    let mut state = SEED;
+    move |limit| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963);
+        (state >> 33) % limit
+    }
+}
+
+#[test]
+fn a_store_with_faults_ends_with_the_tables_of_a_folder() {
+    let (place, s3) = (Place::new(), S3::start());
+    place.configure("folder", "folder", "");
+    place.everpair("folder", &["run", "--until-caught-up"]);
+
+    let (mut dice, mut commits) = (dice(), BTreeMap::<String, usize>::new());
+    let kinds = Arc::new(std::sync::Mutex::new(BTreeMap::<String, usize>::new()));
+    let seen = kinds.clone();
+    let faults = Faults::start(s3.address(), move |method, path| {
+        let mut fault = match dice(100) {
+            0..4 => Fault::Refused(503),
+            4..7 => Fault::Refused(500),
+            7..11 => Fault::Lied(500),
+            11..15 => Fault::Broken,
+            15..17 => Fault::Slow(Duration::from_millis(200)),
+            _ => Fault::None,
+        };
+        // The worst of all, for certain: a commit that happened and was not heard of.
+        if let (true, Some((table, _))) = (method == "PUT", path.split_once("/_delta_log/")) {
+            let times = commits.entry(table.to_owned()).or_default();
+            *times += 1;
+            match times {
+                2 => fault = Fault::Lied(500),
+                4 => fault = Fault::Broken,
+                _ => {}
+            }
+        }
+        let kind = format!("{method} {fault:?}");
+        *seen.lock().expect("no panic").entry(kind).or_default() += 1;
+        fault
+    });
+    place.configure("faulty", &s3.root("faulty"), &settings(&faults.address()));
+    place.everpair("faulty", &["run", "--until-caught-up"]);
+    println!("{:?}", kinds.lock().expect("no panic"));
+    assert!(faults.count() > 30, "{} faults", faults.count());
+    for kind in ["PUT Lied(500)", "PUT Broken"] {
+        assert!(kinds.lock().expect("no panic").get(kind) > Some(&5), "few {kind}");
+    }
+
+    place.configure("plain", &s3.root("faulty"), &settings(s3.address()));
+    place.everpair("plain", &["verify"]);
+    let folder = shown(&place.path("folder").display().to_string(), None);
+    assert_same(&folder, &shown(&s3.root("faulty"), Some(s3.address())));
+}
+
+#[test]
+fn a_store_that_stays_away_stops_the_service_which_goes_on_later() {
+    let (mut place, s3) = (Place::new(), S3::start());
+    place.configure("plain", &s3.root("tables"), &settings(s3.address()));
+    for (number, fault) in
+        [Fault::Refused(503), Fault::Refused(403), Fault::Broken].into_iter().enumerate()
+    {
+        let commits = Arc::new(AtomicBool::new(false));
+        let began = commits.clone();
+        // From the second commit of `pairs` on: in the middle of an epoch.
+        let mut pairs = 0;
+        let faults = Faults::start(s3.address(), move |method, path| {
+            pairs += usize::from(method == "PUT" && path.contains("/pairs/_delta_log/"));
+            if pairs < 3 {
+                return Fault::None;
+            }
+            began.store(true, Ordering::Relaxed);
+            fault
+        });
+        place.configure("faulty", &s3.root("tables"), &settings(&faults.address()));
+        let (code, out, err) = finish(&mut place.command("faulty", &["run"]));
+        assert_eq!(code, Some(1), "{fault:?}: {out}{err}");
+        assert!(commits.load(Ordering::Relaxed), "the fault came in the middle");
+        assert!(err.contains("the store failed"), "{fault:?}: {err}");
+        if fault == Fault::Refused(403) {
+            assert!(err.contains("credentials"), "{err}");
+        }
+        assert!(!err.contains("panicked"), "{err}");
+        let before = place.status("plain")["epoch"].as_u64().expect("an epoch");
+        // More to do for the next round.
+        let first = IMAGES + 60 * number;
+        place.send(first..first + 60);
+        place.take_down(first - 10..first);
+        place.everpair("plain", &["verify"]);
+        println!("{fault:?}: stopped after epoch {before}");
+    }
+    place.everpair("plain", &["run", "--until-caught-up"]);
+    place.everpair("plain", &["verify"]);
+    place.configure("folder", "folder", "");
+    place.everpair("folder", &["run", "--until-caught-up"]);
+    let folder = shown(&place.path("folder").display().to_string(), None);
+    assert_same(&folder, &shown(&s3.root("tables"), Some(s3.address())));
+}
+
+#[test]
+fn of_two_services_on_the_same_tables_the_older_ends() {
+    let (mut place, s3) = (Place::new(), S3::start());
+    place.configure("both", &s3.root("tables"), &settings(s3.address()));
+    let start = || {
+        let mut command = place.command("both", &["run"]);
+        let errors = tempfile::NamedTempFile::new().expect("a file");
+        command.stdin(Stdio::null()).stdout(Stdio::null());
+        command.stderr(errors.reopen().expect("a handle"));
+        (Running(command.spawn().expect("it starts")), errors)
+    };
+    let epoch = |place: &Place| place.status("both")["epoch"].as_u64();
+    let wait = |what: &str, done: &mut dyn FnMut() -> bool| {
+        let began = Instant::now();
+        while !done() {
+            assert!(began.elapsed() < PATIENCE, "{what}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    };
+    let (mut older, errors) = start();
+    wait("a first epoch", &mut || epoch(&place) > Some(0));
+    let (newer, _) = start();
+    wait("a second writer", &mut || place.status("both")["generation"] == 2);
+    place.send(IMAGES..IMAGES + 40);
+    let mut ended = None;
+    wait("the end of the older", &mut || {
+        ended = older.0.try_wait().expect("it can be asked");
+        ended.is_some()
+    });
+    let said = fs::read_to_string(errors.path()).expect("a file");
+    assert_eq!(ended.and_then(|status| status.code()), Some(1), "{said}");
+    assert!(said.contains("another writer owns the tables"), "{said}");
+    drop(newer);
+    place.everpair("both", &["run", "--until-caught-up"]);
+    place.everpair("both", &["verify"]);
+}
