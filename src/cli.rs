@@ -1,16 +1,21 @@
 //! What the commands share: reading the config, warnings, signals, and the small commands.
 
-use std::path::{Path, PathBuf};
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context, bail};
+use arrow_array::cast::AsArray;
 use clap::Args;
 use schemas::{
     Channel, ContentId,
     config::{AnnotatorKind, Config},
-    tables::BlockedRow,
+    tables::{BlockedRow, Table},
 };
 
 use crate::{
+    dataset::{At, Dataset},
     delta::{self, Store},
     push::{self, PushArgs, Target},
     requests::{self, Request},
@@ -112,8 +117,15 @@ pub fn takedown(args: &TakedownArgs) -> anyhow::Result<()> {
         if args.kind != "id" {
             return Err(BadConfig(format!("--kind {} needs --block", args.kind)).into());
         }
+        // Before the service can have read them.
+        let live = service::open_store(&config).and_then(|store| Live::of(args, &store));
         let count = push::takedown(&args.values, &mut Target::of(&config)?)?;
-        eprintln!("{count} tombstones written; they take effect with the epoch that reads them");
+        let s = if count == 1 { "" } else { "s" };
+        eprintln!("{count} tombstone{s} written; effective with the epoch that reads them");
+        match live {
+            Ok(live) => live.say(),
+            Err(error) => eprintln!("warning: whether these images are live is unknown: {error:#}"),
+        }
         return Ok(());
     }
     if args.kind == "content"
@@ -129,12 +141,78 @@ pub fn takedown(args: &TakedownArgs) -> anyhow::Result<()> {
         epoch: 0,
     };
     let store = service::open_store(&config)?;
+    let live = Live::of(args, &store)?;
     requests::ask(&store, &Request { block: args.values.iter().map(row).collect() })?;
     eprintln!(
         "asked to block {}; it takes effect with the next epoch of the service",
         args.values.len()
     );
+    live.say();
     Ok(())
+}
+
+/// What of the live images a take-down names.
+struct Live {
+    /// `None` before the first one.
+    epoch: Option<u64>,
+    images: usize,
+    /// Values that name none of them.
+    unknown: Vec<String>,
+}
+
+/// Unknown values that are named; of more the number is told.
+const UNKNOWN_SHOWN: usize = 10;
+
+impl Live {
+    fn of(args: &TakedownArgs, store: &Store) -> anyhow::Result<Live> {
+        let mut unknown: BTreeSet<String> = args.values.iter().cloned().collect();
+        if delta::read_latest(store)?.is_none() {
+            let unknown = unknown.into_iter().collect();
+            return Ok(Live { epoch: None, images: 0, unknown });
+        }
+        let dataset = Dataset::open(store, &At::Latest)?;
+        let column = match args.kind.as_str() {
+            "id" => "image_id",
+            "content" => "content_id",
+            _ => "source",
+        };
+        let values = unknown.clone();
+        let mut images = 0;
+        for batch in dataset.table(Table::Images)?.scan(Some(&[column]))? {
+            let batch = batch?;
+            for value in batch.column(0).as_string::<i32>().iter().flatten() {
+                if values.contains(value) {
+                    images += 1;
+                    unknown.remove(value);
+                }
+            }
+        }
+        let unknown = unknown.into_iter().collect();
+        Ok(Live { epoch: Some(dataset.epoch()), images, unknown })
+    }
+
+    fn say(&self) {
+        let Some(epoch) = self.epoch else {
+            eprintln!("warning: there is no committed epoch yet, so no image is live");
+            return;
+        };
+        let (images, unknown) = (self.images, self.unknown.len());
+        let of = if images == 1 { "image of epoch" } else { "images of epoch" };
+        eprintln!("{images} live {of} {epoch} named");
+        if unknown > 0 {
+            let shown: Vec<&str> =
+                self.unknown.iter().take(UNKNOWN_SHOWN).map(String::as_str).collect();
+            let more = match unknown.saturating_sub(UNKNOWN_SHOWN) {
+                0 => String::new(),
+                more => format!(" and {more} more"),
+            };
+            eprintln!(
+                "warning: {unknown} named no live image (misspelt, gone already, or not committed \
+                 yet): {}{more}",
+                shown.join(", ")
+            );
+        }
+    }
 }
 
 /// Checks what can be checked before a run, one line each.

@@ -14,10 +14,11 @@ use std::{
 
 use anyhow::{Context, bail};
 use clap::Args;
-use schemas::config::Config;
+use schemas::{config::Config, tables::RejectRow};
 
 use crate::{
     cli::{BadConfig, read_config},
+    dataset::{At, Dataset},
     push::{self, Target},
     scenes,
     service::open_store,
@@ -215,8 +216,12 @@ impl Demo {
         let began = Instant::now();
         self.run()?;
         let tables = self.tables()?;
+        let rejects = Dataset::open(&open_store(&self.config)?, &At::Latest)?;
+        let rejects = rejects.rows::<RejectRow>()?;
+        let turned_away = rejects.iter().filter(|row| row.request_id.is_none()).count();
         let text = format!(
-            "{} images live, {} pairs mined, {} triplets written, in {:.1} s and {} epochs",
+            "{} images live, {turned_away} messages turned away (table rejects says why), {} pairs \
+             mined, {} triplets written, in {:.1} s and {} epochs",
             tables.images.len(),
             tables.pairs.len(),
             tables.triplets.len(),

@@ -4,6 +4,7 @@
 //! it, [`delta`] behind, [`annotator`] beside; the rest are commands.
 
 pub mod annotator;
+pub mod changes;
 pub mod cli;
 pub mod dataflow;
 pub mod dataset;
@@ -16,6 +17,7 @@ pub mod requests;
 pub mod scenes;
 pub mod service;
 pub mod settings;
+pub mod snapshot;
 pub mod source;
 pub mod status;
 pub mod verify;

@@ -9,10 +9,11 @@ use std::{
 
 use clap::{Args, Parser, Subcommand};
 use everpair::{
+    changes,
     cli::{self, BadConfig},
     demo::{self, DemoOptions},
     service::{self, RunOptions},
-    status, verify,
+    snapshot, status, verify,
 };
 
 /// Images in Kafka become an always consistent training set for multimodal retrieval.
@@ -66,6 +67,11 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// What came into the triplets and what left them between two epochs: for incremental refresh.
+    Changes(changes::ChangesArgs),
+    /// Pins an epoch by a name, so that a training run can come back to it.
+    #[command(subcommand)]
+    Snapshot(snapshot::SnapshotCommand),
 }
 
 #[derive(Args)]
@@ -89,6 +95,8 @@ fn main() -> ExitCode {
         Command::Status { config, json } => show_status(&config, json),
         Command::Validate { config } => cli::validate(&config.path),
         Command::Verify { config, sample, json } => run_verify(&config, sample, json),
+        Command::Changes(args) => changes::run(&args),
+        Command::Snapshot(command) => snapshot::run(&command),
     };
     match ended {
         Ok(()) => ExitCode::SUCCESS,

@@ -66,10 +66,9 @@ pub fn print(status: &Value) {
     if let Some(tables) = status["tables"].as_object() {
         println!("{:<12} {:>10} {:>7} {:>12}", "table", "rows", "files", "bytes");
         for (name, table) in tables {
-            println!(
-                "{name:<12} {:>10} {:>7} {:>12}",
-                table["rows"], table["files"], table["bytes"]
-            );
+            // A JSON value does not heed a width.
+            let [rows, files, bytes] = ["rows", "files", "bytes"].map(|of| table[of].to_string());
+            println!("{name:<12} {rows:>10} {files:>7} {bytes:>12}");
         }
     }
     if let Some(topics) = status["offsets"].as_object() {

@@ -20,6 +20,8 @@ use schemas::{
         request_id,
     },
 };
+use serde::Serialize;
+use serde_json::Value;
 
 use crate::{
     dataflow::Settings,
@@ -64,7 +66,7 @@ impl Report {
         }
     }
 
-    fn compare<K: Ord + std::fmt::Debug, V: PartialEq + std::fmt::Debug>(
+    fn compare<K: Ord + std::fmt::Debug, V: PartialEq + Serialize>(
         &mut self,
         table: &str,
         want: &BTreeMap<K, V>,
@@ -74,7 +76,10 @@ impl Report {
             match have.get(key) {
                 None => self.differs(format!("{table}: {key:?} is missing")),
                 Some(other) if other != row => {
-                    self.differs(format!("{table}: {key:?} is {other:?}, the rules say {row:?}"));
+                    let mut line = format!("{table}: {key:?} differs");
+                    let [is, rules] = [other, row].map(serde_json::to_value);
+                    columns("", &is.unwrap_or_default(), &rules.unwrap_or_default(), &mut line);
+                    self.differs(line);
                 }
                 Some(_) => {}
             }
@@ -82,6 +87,20 @@ impl Report {
         for key in have.keys().filter(|key| !want.contains_key(*key)) {
             self.differs(format!("{table}: {key:?} should not be there"));
         }
+    }
+}
+
+/// Appends a line for each column, or field of one, in which two rows differ.
+fn columns(at: &str, is: &Value, rules: &Value, line: &mut String) {
+    match (is, rules) {
+        (Value::Object(is), Value::Object(rules)) => {
+            for (name, value) in is {
+                let at = if at.is_empty() { name.clone() } else { format!("{at}.{name}") };
+                columns(&at, value, rules.get(name).unwrap_or(&Value::Null), line);
+            }
+        }
+        _ if is == rules => {}
+        _ => line.push_str(&format!("\n    {at} is {is}, the rules say {rules}")),
     }
 }
 
@@ -389,10 +408,18 @@ fn check_changes(tables: &Tables, report: &mut Report) {
     for row in &tables.changes {
         *sums.entry(&row.triplet_id).or_default() += if row.op == "insert" { 1 } else { -1 };
     }
-    sums.retain(|_, sum| *sum != 0);
-    let have: BTreeMap<&str, i64> =
-        tables.triplets.iter().map(|row| (row.triplet_id.as_str(), 1)).collect();
-    report.compare("the sum of changes", &have, &sums);
+    let live: BTreeSet<&str> = tables.triplets.iter().map(|row| row.triplet_id.as_str()).collect();
+    for id in &live {
+        sums.entry(id).or_default();
+    }
+    for (id, sum) in sums {
+        let (want, is) = if live.contains(id) { (1, "is") } else { (0, "is not") };
+        if sum != want {
+            report.differs(format!(
+                "changes: triplet {id} {is} live, and its inserts less its deletes are {sum}, not {want}"
+            ));
+        }
+    }
 }
 
 impl Report {

@@ -4,7 +4,7 @@
 mod fenced;
 mod increments;
 mod kills;
-mod place;
+pub mod place;
 mod stops;
 mod takedowns;
 mod words;

@@ -120,6 +120,19 @@ impl Store {
         }
     }
 
+    /// Writes an object unless one of that name exists; false where one does.
+    ///
+    /// # Errors
+    /// The store failed, and nobody knows whether it was written.
+    pub fn put_new(&self, name: &str, content: Vec<u8>) -> Result<bool> {
+        match self.create(name, content.clone()) {
+            Created::Yes => Ok(true),
+            // An attempt that succeeded unheard is met by its own repetition.
+            Created::Exists => Ok(self.get(name)?.is_some_and(|held| held == content)),
+            Created::Failed(error) => Err(error),
+        }
+    }
+
     /// Writes an object, in place of any that has the name.
     pub fn replace(&self, name: &str, content: Vec<u8>) -> Result<()> {
         let path = self.path(name);

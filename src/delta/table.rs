@@ -205,8 +205,22 @@ impl Table {
         &self,
         columns: Option<&[&str]>,
     ) -> Result<impl Iterator<Item = Result<RecordBatch>>> {
+        self.scan_after(None, columns)
+    }
+
+    /// The same without the files whose statistics say that no row of theirs is of an epoch above
+    /// `after`. Rows of earlier epochs may be among what is left.
+    pub fn scan_after(
+        &self,
+        after: Option<u64>,
+        columns: Option<&[&str]>,
+    ) -> Result<impl Iterator<Item = Result<RecordBatch>>> {
         let schema = self.projected(columns)?;
-        Ok(self.snapshot.files.values().flat_map(move |add| {
+        let adds = self.snapshot.files.values().filter(move |add| match (after, newest(add)) {
+            (Some(after), Some(newest)) => newest > i64_of(after),
+            _ => true,
+        });
+        Ok(adds.flat_map(move |add| {
             let (batches, failed) = match self.live(add, &schema) {
                 Ok(batches) => (Some(batches), None),
                 Err(error) => (None, Some(Err(error))),
@@ -284,6 +298,12 @@ impl Table {
     pub fn is_empty(&self) -> bool {
         self.index.is_empty()
     }
+}
+
+/// The newest epoch of a file's rows, by its statistics.
+fn newest(add: &Add) -> Option<i64> {
+    let stats: serde_json::Value = serde_json::from_str(add.stats.as_deref()?).ok()?;
+    stats["maxValues"]["epoch"].as_i64()
 }
 
 fn fenced(spec: &TableSpec, by: Option<u64>) -> Error {

@@ -48,8 +48,14 @@ fn loaded() -> Place {
 fn a_tombstone_leaves_no_row_that_names_the_image() {
     let place = loaded();
     let id = most_named(&place.tables("tables"));
-    place.everpair("tables", &["takedown", &id]).ended(0).says("1 tombstone");
+    let said = place.everpair("tables", &["takedown", &id]).ended(0).says("1 tombstone written");
+    let said = said.says("1 live image of epoch");
+    assert!(!said.err.contains("warning"), "{}", said.err);
     place.catch_up("tables");
+    // Said again, it is written again and there is nothing to take down.
+    let said = place.everpair("tables", &["takedown", &id, "nobody"]).ended(0);
+    let said = said.says("2 tombstones written").says("0 live images of epoch");
+    said.says(&format!("warning: 2 named no live image (misspelt, gone already, or not committed yet): nobody, {id}"));
     assert_eq!(named(&place.tables("tables"), &id), [0, 0, 0], "{id}");
     place.verify("tables");
 
@@ -79,7 +85,8 @@ fn blocked_contents_and_sources_leave_and_stay_out() {
 
     let block = ["takedown", "--block", "--reason", "asked to", "--kind"];
     place.everpair("tables", &[&block[..], &["content", &content]].concat()).ended(0);
-    place.everpair("tables", &[&block[..], &["source", "shop"]].concat()).ended(0);
+    let said = place.everpair("tables", &[&block[..], &["source", "shop"]].concat()).ended(0);
+    said.says(&format!("{} live images of epoch", from_shop(&tables)));
     assert_eq!(place.requests("tables"), 2, "they wait for the service");
     place.catch_up("tables");
     assert_eq!(place.requests("tables"), 0, "they are part of an epoch");

@@ -67,6 +67,19 @@ fn status_counts_what_the_tables_hold() {
     assert_eq!(status["tables"]["triplets"]["rows"], tables.triplets.len());
     assert_eq!(status["run"]["records"], 80);
     assert_eq!(status["run"]["requests_waiting"], 0);
+
+    // For people: numbers stand below their headings.
+    let said = place.everpair("tables", &["status"]).ended(0).out;
+    let lines: Vec<&str> = said.lines().skip_while(|line| !line.starts_with("table")).collect();
+    let ends = |line: &str| -> Vec<usize> {
+        let spaces = line.char_indices().filter(|(_, c)| *c == ' ');
+        let ends = spaces.filter(|(at, _)| *at > 0 && !line[..*at].ends_with(' '));
+        ends.map(|(at, _)| at).skip(1).chain([line.len()]).collect()
+    };
+    assert_eq!(ends(lines[0]).len(), 3, "{said}");
+    for line in &lines[1..=Table::ALL.len()] {
+        assert_eq!(ends(line), ends(lines[0]), "{said}");
+    }
 }
 
 /// Another hand on the tables: a commit that is well-formed in all but its rows.
@@ -106,7 +119,16 @@ fn verify_names_rows_that_are_gone_altered_or_made_up() {
     assert_ne!(altered.hard_negatives, pair.hard_negatives, "{pair:?}");
     let batch = to_batch(&[altered]).expect("a row");
     forge(&place, Table::Pairs, |_| Change { delete: vec![key()], insert: vec![batch] });
-    differs(&place, &[&format!("pairs: {name} is PairRow"), "the rules say"]);
+    let texts = |ids: &[String]| serde_json::to_string(ids).expect("ids are JSON");
+    let mut reversed = pair.hard_negatives.clone();
+    reversed.reverse();
+    let (is, rules) = (texts(&reversed), texts(&pair.hard_negatives));
+    let column = format!("    hard_negatives is {is}, the rules say {rules}\n");
+    let said = place.everpair("tables", &["verify"]).ended(1).out;
+    // Of the columns only the one that differs.
+    let first = format!("pairs: {name} differs\n{column}");
+    assert!(said.starts_with(&first), "{said}");
+    assert_eq!(said.matches("the rules say").count(), 1, "{said}");
     place.catch_up("tables");
     place.verify("tables");
 
@@ -125,7 +147,9 @@ fn verify_names_rows_that_are_gone_altered_or_made_up() {
         &place,
         &[
             &format!("triplets: {triplet:?} is missing"),
-            &format!("the sum of changes: {triplet:?} should not be there"),
+            &format!(
+                "changes: triplet {triplet} is not live, and its inserts less its deletes are 1"
+            ),
         ],
     );
 }

@@ -1,0 +1,348 @@
+//! `everpair snapshot`: epochs pinned by a name, for training runs that must be able to come back to
+//! the same rows.
+//!
+//! A snapshot is the epoch's page under `_everpair/snapshots/NAME.json`, with the time and a note.
+//! Retention of epoch pages does not touch these, and whoever removes files of tables asks
+//! [`pinned`] which versions must stay readable. A take-down goes before a pin: [`losses`] tells
+//! which images of a snapshot may no longer be used.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashSet},
+    path::PathBuf,
+};
+
+use anyhow::{Context, bail};
+use chrono::{SecondsFormat, Utc};
+use clap::Subcommand;
+use schemas::{
+    reject::Reason,
+    tables::{BlockedRow, RejectRow, Table},
+};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde_json::json;
+
+use crate::{
+    cli::{BadConfig, read_config},
+    dataset::{At, Dataset, SNAPSHOTS},
+    delta::{Latest, Store},
+    service::open_store,
+};
+
+/// Longest name.
+const NAME_BYTES_MAX: usize = 64;
+
+/// What the command can do.
+#[derive(Subcommand, Debug)]
+pub enum SnapshotCommand {
+    /// Pins an epoch.
+    Create {
+        /// Letters, digits, `.`, `_` and `-`, at most 64; no number, and not `latest`.
+        name: String,
+        /// The config file (TOML).
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+        /// What to pin.
+        #[arg(long, value_name = "EPOCH|SNAPSHOT|latest", default_value = "latest")]
+        at: At,
+        /// What it is for.
+        #[arg(long, value_name = "TEXT")]
+        note: Option<String>,
+    },
+    /// What is pinned, and how many of its images have been taken down since.
+    List {
+        /// The config file (TOML).
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+        /// JSON on stdout, with the ids of the images that were taken down.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Unpins: what no other snapshot and no kept epoch needs may then be removed.
+    Drop {
+        /// The name.
+        name: String,
+        /// The config file (TOML).
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+    },
+}
+
+/// A pinned epoch.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Snapshot {
+    /// When it was pinned, RFC 3339 in UTC.
+    pub created_at: String,
+    /// What it is for, in the words of whoever pinned it.
+    pub note: Option<String>,
+    /// The epoch's page: versions, offsets, and what was in force.
+    #[serde(flatten)]
+    pub page: Latest,
+}
+
+/// Images of a snapshot that are no longer to be used.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Losses {
+    /// Images of the snapshot.
+    pub images: usize,
+    /// Those that a tombstone or a block took down since; ids, ascending.
+    pub taken_down: Vec<String>,
+    /// Those that are not live because a later message of theirs was turned away, whether or not a
+    /// tombstone followed; ids, ascending.
+    pub turned_away: Vec<String>,
+}
+
+fn path(name: &str) -> String {
+    format!("{SNAPSHOTS}/{name}.json")
+}
+
+fn check_name(name: &str) -> anyhow::Result<()> {
+    let known = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+    if name.is_empty() || name.len() > NAME_BYTES_MAX || !name.chars().all(known) {
+        let why = format!(
+            "{name:?} cannot name a snapshot: 1 to {NAME_BYTES_MAX} of A-Z a-z 0-9 . _ and -"
+        );
+        return Err(BadConfig(why).into());
+    }
+    if name == "latest" || name.chars().all(|c| c.is_ascii_digit()) {
+        let why = format!("{name:?} cannot name a snapshot: it would be read as an epoch");
+        return Err(BadConfig(why).into());
+    }
+    Ok(())
+}
+
+/// Pins the epoch that `at` names.
+///
+/// # Errors
+/// A name that is none ([`BadConfig`]) or is taken, or an epoch that is not there or no longer
+/// readable.
+pub fn create(
+    store: &Store,
+    name: &str,
+    at: &At,
+    note: Option<String>,
+) -> anyhow::Result<Snapshot> {
+    check_name(name)?;
+    let mut page = Dataset::open(store, at)?.page().clone();
+    // The words of the snapshot that this one is made of are not the epoch's.
+    page.info.remove("created_at");
+    page.info.remove("note");
+    let created_at = Utc::now().to_rfc3339_opts(SecondsFormat::Micros, true);
+    let snapshot = Snapshot { created_at, note, page };
+    let content = serde_json::to_vec_pretty(&snapshot).context("write a snapshot")?;
+    if !store.put_new(&path(name), content).context("write a snapshot")? {
+        bail!("there is a snapshot {name:?} already: drop it first, or take another name");
+    }
+    // Whoever removes files asks for what is pinned before it begins. Had it begun before this name
+    // was there, the tables could lack what they need from here on.
+    let readable = || -> anyhow::Result<()> {
+        let dataset = Dataset::open(store, &At::Snapshot(name.to_owned()))?;
+        Table::ALL.into_iter().try_for_each(|table| dataset.table(table).map(|_| ()))
+    };
+    if let Err(error) = readable() {
+        store.delete(&path(name))?;
+        return Err(error.context("the tables can no longer be read at that epoch"));
+    }
+    Ok(snapshot)
+}
+
+/// All snapshots with their names, by name.
+pub fn list(store: &Store) -> anyhow::Result<Vec<(String, Snapshot)>> {
+    let mut snapshots = Vec::new();
+    for (file, _) in store.list(SNAPSHOTS, "")? {
+        let Some(name) = file.strip_suffix(".json") else { continue };
+        // Dropped since it was listed.
+        let Some(content) = store.get(&path(name))? else { continue };
+        let read = serde_json::from_slice(&content);
+        snapshots.push((name.to_owned(), read.with_context(|| format!("read {}", path(name)))?));
+    }
+    Ok(snapshots)
+}
+
+/// Unpins a snapshot.
+///
+/// # Errors
+/// There is none of that name; the message says which there are.
+pub fn drop(store: &Store, name: &str) -> anyhow::Result<()> {
+    Dataset::open(store, &At::Snapshot(name.to_owned()))?;
+    Ok(store.delete(&path(name))?)
+}
+
+/// Versions that snapshots pin, by table name: their files must stay, take-downs excepted.
+pub fn pinned(store: &Store) -> anyhow::Result<BTreeMap<String, BTreeSet<u64>>> {
+    let mut pinned: BTreeMap<String, BTreeSet<u64>> = BTreeMap::new();
+    for (_, snapshot) in list(store)? {
+        for (table, version) in snapshot.page.tables {
+            pinned.entry(table).or_default().insert(version);
+        }
+    }
+    Ok(pinned)
+}
+
+#[derive(Deserialize)]
+struct Held {
+    image_id: String,
+    content_id: String,
+    source: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct Id {
+    image_id: String,
+}
+
+/// Some columns of a table's rows.
+fn columns<R: DeserializeOwned>(
+    dataset: &Dataset,
+    table: Table,
+    columns: &[&str],
+) -> anyhow::Result<Vec<R>> {
+    let open = dataset.table(table)?;
+    let mut rows = Vec::new();
+    for batch in open.scan(Some(columns))? {
+        let read: Vec<R> = serde_arrow::from_record_batch(&batch?)
+            .with_context(|| format!("read table {}", table.as_str()))?;
+        rows.extend(read);
+    }
+    Ok(rows)
+}
+
+/// What is true now, for comparison with any number of snapshots.
+struct Now {
+    live: HashSet<String>,
+    blocked: HashSet<(String, String)>,
+    /// Images with the newest epoch in which a message of theirs was turned away, for another
+    /// reason than that it is blocked.
+    turned_away: BTreeMap<String, i64>,
+}
+
+impl Now {
+    fn read(store: &Store) -> anyhow::Result<Now> {
+        let latest = Dataset::open(store, &At::Latest)?;
+        let live = columns::<Id>(&latest, Table::Images, &["image_id"])?;
+        let blocked = latest.rows::<BlockedRow>()?.into_iter().map(|row| (row.kind, row.value));
+        let mut turned_away = BTreeMap::new();
+        for row in latest.rows::<RejectRow>()? {
+            let Some(id) = row.image_id.filter(|_| row.reason != Reason::Blocked.as_str()) else {
+                continue;
+            };
+            let newest = turned_away.entry(id).or_insert(row.epoch);
+            *newest = row.epoch.max(*newest);
+        }
+        let live = live.into_iter().map(|row| row.image_id).collect();
+        Ok(Now { live, blocked: blocked.collect(), turned_away })
+    }
+
+    fn blocks(&self, image: &Held) -> bool {
+        let is =
+            |kind: &str, value: &str| self.blocked.contains(&(kind.to_owned(), value.to_owned()));
+        is("id", &image.image_id)
+            || is("content", &image.content_id)
+            || image.source.as_deref().is_some_and(|source| is("source", source))
+    }
+
+    fn losses(&self, snapshot: &Dataset) -> anyhow::Result<Losses> {
+        let images =
+            columns::<Held>(snapshot, Table::Images, &["image_id", "content_id", "source"])?;
+        let mut losses = Losses { images: images.len(), ..Losses::default() };
+        for image in images {
+            let turned_away = self.turned_away.get(&image.image_id);
+            let since = u64::try_from(*turned_away.unwrap_or(&0)).unwrap_or(0);
+            if self.blocks(&image) {
+                losses.taken_down.push(image.image_id);
+            } else if self.live.contains(&image.image_id) {
+                continue;
+            } else if since > snapshot.epoch() {
+                losses.turned_away.push(image.image_id);
+            } else {
+                losses.taken_down.push(image.image_id);
+            }
+        }
+        losses.taken_down.sort();
+        losses.turned_away.sort();
+        Ok(losses)
+    }
+}
+
+/// What of a snapshot has gone since.
+pub fn losses(store: &Store, name: &str) -> anyhow::Result<Losses> {
+    Now::read(store)?.losses(&Dataset::open(store, &At::Snapshot(name.to_owned()))?)
+}
+
+/// Runs the command.
+pub fn run(command: &SnapshotCommand) -> anyhow::Result<()> {
+    match command {
+        SnapshotCommand::Create { name, config, at, note } => {
+            let store = open_store(&read_config(config)?)?;
+            let snapshot = create(&store, name, at, note.clone())?;
+            eprintln!("snapshot {name} pins epoch {}", snapshot.page.epoch);
+            Ok(())
+        }
+        SnapshotCommand::List { config, json } => {
+            let store = open_store(&read_config(config)?)?;
+            show(&store, *json)
+        }
+        SnapshotCommand::Drop { name, config } => {
+            let store = open_store(&read_config(config)?)?;
+            drop(&store, name)?;
+            eprintln!("snapshot {name} is dropped");
+            Ok(())
+        }
+    }
+}
+
+fn show(store: &Store, json: bool) -> anyhow::Result<()> {
+    let snapshots = list(store)?;
+    if snapshots.is_empty() {
+        if json {
+            println!("[]");
+        }
+        eprintln!("there is no snapshot");
+        return Ok(());
+    }
+    let now = Now::read(store)?;
+    let mut all = Vec::new();
+    for (name, snapshot) in snapshots {
+        let dataset = Dataset::open(store, &At::Snapshot(name.clone()))?;
+        let losses = now.losses(&dataset)?;
+        all.push((name, snapshot, losses));
+    }
+    if json {
+        let each = all.iter().map(|(name, snapshot, losses)| {
+            json!({
+                "name": name,
+                "epoch": snapshot.page.epoch,
+                "created_at": snapshot.created_at,
+                "note": snapshot.note,
+                "tables": snapshot.page.tables,
+                "images": losses.images,
+                "taken_down": losses.taken_down,
+                "turned_away": losses.turned_away,
+            })
+        });
+        println!("{:#}", serde_json::Value::Array(each.collect()));
+        return Ok(());
+    }
+    let width = all.iter().map(|(name, ..)| name.len()).max().unwrap_or(0).max("name".len());
+    println!("{:<width$} {:>8} {:<27} {:>9}  note", "name", "epoch", "created", "images");
+    for (name, snapshot, losses) in &all {
+        let (epoch, created) = (snapshot.page.epoch, &snapshot.created_at);
+        let note = snapshot.note.as_deref().unwrap_or("");
+        println!("{name:<width$} {epoch:>8} {created:<27} {:>9}  {note}", losses.images);
+    }
+    for (name, _, losses) in &all {
+        let (down, away) = (losses.taken_down.len(), losses.turned_away.len());
+        if down > 0 {
+            println!(
+                "{name}: {down} of its images have been taken down since: a training run should \
+                 drop them (ids with --json)"
+            );
+        }
+        if away > 0 {
+            println!(
+                "{name}: {away} of its images are no longer live because a later message of theirs \
+                 was turned away, see rejects (ids with --json)"
+            );
+        }
+    }
+    Ok(())
+}
