@@ -236,13 +236,17 @@ impl Run {
         let mut out = BTreeMap::new();
         let mut put = |table: Table, change: Change| out.insert(table.as_str().to_owned(), change);
 
+        // Rows are sorted by what they are looked up by: readers skip row groups and pages.
         let mut contents = changes.contents;
+        contents.sort_by(|a, b| a.content_id.cmp(&b.content_id));
         contents.iter_mut().for_each(|row| row.epoch = at);
         put(Table::Contents, inserts(&contents)?);
         let mut embeddings = changes.embeddings;
+        embeddings.sort_by(|a, b| (&a.channel, &a.content_id).cmp(&(&b.channel, &b.content_id)));
         embeddings.iter_mut().for_each(|row| row.epoch = at);
         put(Table::Embeddings, inserts(&embeddings)?);
         let mut annotations = changes.annotations;
+        annotations.sort_by(|a, b| a.request_id.cmp(&b.request_id));
         annotations.iter_mut().for_each(|row| row.epoch = at);
         put(Table::Annotations, inserts(&annotations)?);
         let mut rejects = changes.rejects;
@@ -305,13 +309,17 @@ impl Run {
             },
             config: config_changed.then_some(ConfigChange::Other),
         };
-        let (triplets, log) = triplet_changes(changes.triplets, epoch, &cause)?;
+        let (triplets, mut log) = triplet_changes(changes.triplets, epoch, &cause)?;
+        // By query: what is trained on together lies together. Stable, because a delete comes
+        // before the insert of the same row.
+        log.sort_by(|a, b| (&a.query_id, &a.target_id).cmp(&(&b.query_id, &b.target_id)));
         put(Table::Changes, inserts(&log)?);
         let (mut insert, mut delete) = (Vec::new(), Vec::new());
         for (old, new) in triplets {
             delete.extend(old.map(|row| Key::of(&[&row.triplet_id])));
             insert.extend(new);
         }
+        insert.sort_by(|a, b| (&a.query_id, &a.target_id).cmp(&(&b.query_id, &b.target_id)));
         put(Table::Triplets, Change { delete, ..inserts(&insert)? });
 
         let offsets = changes.offsets.into_iter();
