@@ -38,7 +38,13 @@ impl std::error::Error for BadConfig {}
 pub fn read_config(path: &Path) -> anyhow::Result<Config> {
     let bad = |why: String| BadConfig(format!("{}: {why}", path.display()));
     let text = std::fs::read_to_string(path).map_err(|error| bad(error.to_string()))?;
-    let mut config = Config::parse(&text).map_err(|error| bad(error.to_string()))?;
+    parse_config(path, &text)
+}
+
+/// [`read_config`] of a text that would stand at `path`.
+pub fn parse_config(path: &Path, text: &str) -> anyhow::Result<Config> {
+    let bad = |why: String| BadConfig(format!("{}: {why}", path.display()));
+    let mut config = Config::parse(text).map_err(|error| bad(error.to_string()))?;
     // A bare file name has an empty parent, which means here.
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
     let folder = folder.unwrap_or(Path::new("."));

@@ -193,7 +193,7 @@ fn write_picture(out: &mut String, picture: &Picture, role: &str) -> Written {
     writeln!(out, "<code>{}</code></figcaption></figure>", escape(&picture.id))
 }
 
-fn write_image(out: &mut String, bytes: &[u8], text: &str) -> Written {
+pub(crate) fn write_image(out: &mut String, bytes: &[u8], text: &str) -> Written {
     let Some(format) = Format::of(bytes) else {
         return write!(
             out,
@@ -292,7 +292,7 @@ fn write_commands(out: &mut String, page: &GalleryPage) -> Written {
 }
 
 /// Text as HTML, in elements and in quoted attributes; control characters become a visible mark.
-fn escape(text: &str) -> String {
+pub(crate) fn escape(text: &str) -> String {
     let mut html = String::with_capacity(text.len() + 16);
     for c in text.chars() {
         match c {

@@ -56,6 +56,8 @@ enum Command {
         #[command(flatten)]
         config: ConfigPath,
     },
+    /// Proposes bands from a sample of the tables, or of a folder of images.
+    Calibrate(everpair::calibrate::CalibrateArgs),
     /// Recomputes pairs and triplets by brute force and shows what differs.
     Verify {
         #[command(flatten)]
@@ -94,6 +96,7 @@ fn main() -> ExitCode {
         Command::Takedown(args) => cli::takedown(&args),
         Command::Status { config, json } => show_status(&config, json),
         Command::Validate { config } => cli::validate(&config.path),
+        Command::Calibrate(args) => everpair::calibrate::calibrate(&args),
         Command::Verify { config, sample, json } => run_verify(&config, sample, json),
         Command::Changes(args) => changes::run(&args),
         Command::Snapshot(command) => snapshot::run(&command),

@@ -2,7 +2,7 @@
 //!
 //! Nothing is left out silently: what could not be sent is named with the reason and counted.
 
-mod images;
+pub mod images;
 mod sink;
 
 use std::{

@@ -1,5 +1,6 @@
 //! Tests through public faces, in one binary.
 
+mod calibrate;
 mod changes;
 mod delta_store;
 mod deploy;

@@ -150,7 +150,8 @@ fn quantise(
     Ok(given)
 }
 
-fn picture(
+/// What travels on of a decoded image: the pixels for encoders, what is measured, the copy to keep.
+pub fn picture(
     bytes: Vec<u8>,
     decoded: Decoded,
     store: StoreKind,

@@ -39,7 +39,7 @@ pub fn screen<'s>(
 }
 
 /// The first rule that the image breaks, with the value and the limit.
-fn fault(content: &ContentRow, screen: &Screen) -> Option<(Reason, String)> {
+pub fn fault(content: &ContentRow, screen: &Screen) -> Option<(Reason, String)> {
     let m = &content.measures;
     let below = |what: &str, value: f64, least: f64| {
         (value < least).then(|| format!("{what} {value:.4} is under the limit of {least}"))

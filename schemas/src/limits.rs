@@ -81,6 +81,29 @@ pub const DIM_MAX: usize = 4_096;
 /// Answers that enter with one epoch.
 pub const ANSWERS_PER_EPOCH: usize = 20_000;
 
+/// Images that `calibrate` samples: 2·10⁸ pairs, whose 99.5 % quantile moves by less than a step.
+pub const CALIBRATE_SAMPLE: usize = 20_000;
+/// Largest sample: scores are counted for all pairs of it.
+pub const CALIBRATE_SAMPLE_MAX: usize = 200_000;
+/// Images of the sample of which mild copies are made, four each.
+pub const CALIBRATE_COPIED: usize = 1_000;
+/// Images of the sample that may be on its page.
+pub const CALIBRATE_PICTURED: usize = 2_000;
+/// Long side of a picture on the page, pixels.
+pub const CALIBRATE_THUMB_SIDE: u32 = 160;
+/// JPEG quality of a picture on the page.
+pub const CALIBRATE_THUMB_QUALITY: u8 = 80;
+/// Copies that there must be before their quantile means something.
+pub const CALIBRATE_COPIES_MIN: usize = 40;
+/// Bits of 64 in which perceptual hashes of one picture may differ.
+pub const CALIBRATE_PHASH_BITS: u32 = 4;
+/// Pairs of near-identical images of the corpus itself that are looked at.
+pub const CALIBRATE_NATURAL: usize = 100_000;
+/// Most sub-bands.
+pub const CALIBRATE_SUB_BANDS_MAX: usize = 16;
+
+const _: () = assert!(CALIBRATE_SAMPLE <= CALIBRATE_SAMPLE_MAX);
+const _: () = assert!(CALIBRATE_COPIED <= CALIBRATE_PICTURED);
 const _: () = assert!(ENCODED_BYTES_MAX <= EPOCH_BYTES, "an epoch must hold the largest image");
 const _: () = assert!(LOG_LINE_BYTES_MAX >= ENCODED_BYTES_MAX / 3 * 4 + 4 * TEXT_BYTES_MAX);
 const _: () = assert!(KAFKA_AHEAD_BYTES >= ENCODED_BYTES_MAX, "or the largest image never fits");
