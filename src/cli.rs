@@ -19,7 +19,7 @@ use crate::{
     delta::{self, Store},
     push::{self, PushArgs, Target},
     requests::{self, Request},
-    service, settings, source,
+    service, settings,
 };
 
 /// Bad arguments or config: exit code 2.
@@ -218,38 +218,5 @@ impl Live {
                 shown.join(", ")
             );
         }
-    }
-}
-
-/// Checks what can be checked before a run, one line each.
-pub fn validate(path: &Path) -> anyhow::Result<()> {
-    let config = read_config(path)?;
-    println!("config: ok");
-    let store = service::open_store(&config)?;
-    check_store(&store).with_context(|| format!("the tables in {}", config.tables.root))?;
-    println!("tables: ok, {} can be written and read", config.tables.root);
-    if let Some(latest) = delta::read_latest(&store)? {
-        println!("tables: epoch {} is there, the run would go on after it", latest.epoch);
-        service::check_config(&config, &latest)?;
-    }
-    let mut source = source::open(&config.source, &Default::default()).context("the source")?;
-    let ends = source.end_offsets().context("the source")?;
-    let messages: i64 = ends.values().sum();
-    println!("source: ok, {} partitions, offsets add up to {messages}", ends.len());
-    if ends.is_empty() {
-        bail!("the source has no partition: nothing would ever be read");
-    }
-    warn_builtin(&config);
-    Ok(())
-}
-
-fn check_store(store: &Store) -> anyhow::Result<()> {
-    const PROBE: &str = "_everpair/probe";
-    store.replace(PROBE, b"probe".to_vec()).context("cannot be written")?;
-    let back = store.get(PROBE).context("cannot be read")?;
-    store.delete(PROBE).context("cannot be deleted from")?;
-    match back.as_deref() {
-        Some(b"probe") => Ok(()),
-        other => bail!("wrote \"probe\" and read back {other:?}"),
     }
 }

@@ -21,4 +21,5 @@ pub mod settings;
 pub mod snapshot;
 pub mod source;
 pub mod status;
+pub mod validate;
 pub mod verify;

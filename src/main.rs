@@ -51,11 +51,8 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Checks config, source and table folder before a run.
-    Validate {
-        #[command(flatten)]
-        config: ConfigPath,
-    },
+    /// Checks config, source, tables, encoders and annotator before a run, and explains each.
+    Validate(everpair::validate::ValidateArgs),
     /// Proposes bands from a sample of the tables, or of a folder of images.
     Calibrate(everpair::calibrate::CalibrateArgs),
     /// Recomputes pairs and triplets by brute force and shows what differs.
@@ -95,7 +92,7 @@ fn main() -> ExitCode {
         Command::Push(args) => cli::push(&args),
         Command::Takedown(args) => cli::takedown(&args),
         Command::Status { config, json } => show_status(&config, json),
-        Command::Validate { config } => cli::validate(&config.path),
+        Command::Validate(args) => everpair::validate::validate(&args),
         Command::Calibrate(args) => everpair::calibrate::calibrate(&args),
         Command::Verify { config, sample, json } => run_verify(&config, sample, json),
         Command::Changes(args) => changes::run(&args),

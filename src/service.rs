@@ -28,6 +28,7 @@ use crate::{
     requests::Requests,
     settings,
     source::{self, Offsets},
+    validate,
 };
 
 /// How a service is run.
@@ -68,6 +69,8 @@ pub fn run(config: &Config, options: RunOptions, stop: &'static AtomicBool) -> a
     let mut config_changed = false;
     if let Some(latest) = delta::read_latest(&store)? {
         config_changed = check_in_force(&latest.info, &in_force, options.apply)?;
+    } else {
+        validate::root::refuse_foreign(config, &store)?;
     }
     let publisher = delta::start(&store, &specs()).context("take over the tables")?;
     let (begin, shown) = restore::restore(&publisher, &config.filter)?;

@@ -12,3 +12,4 @@ mod service;
 mod source;
 mod source_kafka;
 mod tidy;
+mod validate;

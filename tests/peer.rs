@@ -19,3 +19,4 @@ mod pipeline_peer;
 mod s3_peer;
 mod source_peer;
 mod tables_read;
+mod validate_peer;

@@ -383,6 +383,14 @@ impl Config {
         if kafka && (self.source.brokers.is_empty() || self.source.topics.is_empty()) {
             return fail("[source] brokers and topics go together".into());
         }
+        let mut topics: Vec<&str> = self.source.topics.iter().map(String::as_str).collect();
+        topics.sort_unstable();
+        if topics.contains(&"") {
+            return fail("[source] topics names an empty topic".into());
+        }
+        if let Some(twice) = topics.windows(2).find(|two| two[0] == two[1]) {
+            return fail(format!("[source] topics names {:?} twice", twice[0]));
+        }
         if self.tables.root.is_empty() {
             return fail("[tables] root is empty; name a folder".into());
         }
@@ -401,9 +409,29 @@ impl Config {
         range("[epoch] bytes", self.epoch.bytes, 1, 64 << 30)?;
         range("[service] workers", self.service.workers, 0, 256)?;
         range("[service] epochs_kept", self.service.epochs_kept, 1, 1_000_000)?;
+        self.check_lists()?;
+        self.screen.check()?;
+        within("[filter] overlap_max", self.filter.overlap_max, 0.0, 1.0)?;
+        range("[filter] words_max", self.filter.words_max, 1, 10_000)?;
         range("[filter] words_min", self.filter.words_min, 0, self.filter.words_max)?;
         range("[filter] instructions_min", self.filter.instructions_min, 1, 20)?;
         range("[screen] encoded_bytes_max", self.screen.encoded_bytes_max, 1, 1 << 30)
+    }
+
+    /// Rule 5 against rule 3: what all lists together can hold.
+    fn check_lists(&self) -> Result<(), Invalid> {
+        let of = |channel: Channel| {
+            let channel = self.channels.get(channel);
+            channel.neighbors * channel.band.as_ref().map_or(1, Vec::len)
+        };
+        let (asked, most) = (self.pairs.targets_per_query, Channel::ALL.map(of).iter().sum());
+        if asked <= most {
+            return Ok(());
+        }
+        Err(Invalid(format!(
+            "[pairs] targets_per_query = {asked}: all lists of neighbors together hold {most}; \
+             raise [channels.*] neighbors or ask for fewer"
+        )))
     }
 
     /// Paths in the config are relative to the folder that it stands in.
@@ -419,6 +447,37 @@ impl Config {
         for file in &mut self.source.files {
             *file = absolute(file);
         }
+    }
+}
+
+fn within(name: &str, value: f64, low: f64, high: f64) -> Result<(), Invalid> {
+    // A number that is none is in no range.
+    if (low..=high).contains(&value) {
+        return Ok(());
+    }
+    Err(Invalid(format!("{name} = {value}: must be {low} to {high}")))
+}
+
+impl Screen {
+    /// Limits that no image could pass, and numbers that are none.
+    fn check(&self) -> Result<(), Invalid> {
+        within("[screen] aspect_max", self.aspect_max, 1.0, f64::from(limits::SIDE_MAX))?;
+        within("[screen] blur_min", self.blur_min, 0.0, 1e6)?;
+        within("[screen] entropy_min", self.entropy_min, 0.0, 8.0)?;
+        within("[screen] bright_end_min", self.bright_end_min, 0.0, 1.0)?;
+        within("[screen] dark_end_max", self.dark_end_max, 0.0, 1.0)?;
+        let (side, max) = (self.side_min, limits::SIDE_MAX);
+        if side > max {
+            return Err(Invalid(format!("[screen] side_min = {side}: must be 0 to {max}")));
+        }
+        let least = u64::from(side.max(1)).pow(2);
+        if self.pixels_max < least {
+            return Err(Invalid(format!(
+                "[screen] pixels_max = {}: an image with side_min = {side} has at least {least}",
+                self.pixels_max
+            )));
+        }
+        Ok(())
     }
 }
 
@@ -456,6 +515,14 @@ fn check_channel(channel: Channel, config: &ChannelConfig) -> Result<(), Invalid
             let why = "must be low < high, both from -1 to 1";
             return Err(Invalid(format!("[channels.{name}] band = {band}: {why}")));
         }
+    }
+    // As mining counts: ⌈edge·2³⁰⌉ (rule 2).
+    let edge = |cosine: f64| (cosine * f64::from(1u32 << 30)).ceil();
+    if let Some((low, high)) = bands.iter().find(|(low, high)| edge(*low) >= edge(*high)) {
+        return Err(Invalid(format!(
+            "[channels.{name}] band = [{low}, {high}]: no score lies between, they are multiples \
+             of 2^-30"
+        )));
     }
     let mut sorted = bands.clone();
     sorted.sort_by(|a, b| a.0.total_cmp(&b.0));
@@ -525,8 +592,8 @@ fn some_duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Du
     duration(deserializer).map(Some)
 }
 
-fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
-    let text = String::deserialize(deserializer)?;
+/// Reads a time as the config has it: `"200 ms"`, `"1 s"`, `"10 min"`.
+pub fn parse_duration(text: &str) -> Option<Duration> {
     let seconds = |unit: &str| match unit {
         "ms" => Some(0.001),
         "s" => Some(1.0),
@@ -534,8 +601,13 @@ fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::E
         "h" => Some(3600.0),
         _ => None,
     };
-    quantity(&text)
-        .and_then(|(n, unit)| Duration::try_from_secs_f64(n * seconds(unit)?).ok())
+    let (number, unit) = quantity(text)?;
+    Duration::try_from_secs_f64(number * seconds(unit)?).ok()
+}
+
+fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    parse_duration(&text)
         .ok_or_else(|| D::Error::custom(format!("{text:?}: write a time as \"1 s\" or \"10 min\"")))
 }
 
@@ -589,5 +661,37 @@ mod tests {
         let key = LEAST.replace("[tables]", "key = \"x\"\n[tables]");
         assert!(refused(&key).contains("header:NAME"));
         assert!(refused(&format!("{LEAST}[epoch]\nlinger = \"soon\"\n")).contains("10 min"));
+    }
+
+    #[test]
+    fn what_no_image_and_no_pair_could_meet_is_refused() {
+        for (rest, words) in [
+            ("[screen]\naspect_max = 0.9\n", "aspect_max = 0.9: must be 1 to"),
+            ("[screen]\naspect_max = nan\n", "aspect_max = NaN"),
+            ("[screen]\nblur_min = inf\n", "blur_min = inf"),
+            ("[screen]\nentropy_min = 9.0\n", "entropy_min = 9: must be 0 to 8"),
+            ("[screen]\nbright_end_min = 2.0\n", "bright_end_min"),
+            ("[screen]\ndark_end_max = -1.0\n", "dark_end_max"),
+            ("[screen]\npixels_max = 0\n", "pixels_max = 0: an image with side_min = 64"),
+            ("[screen]\npixels_max = 0\nside_min = 0\n", "has at least 1"),
+            ("[screen]\nside_min = 40_000\n", "side_min = 40000"),
+            ("[filter]\noverlap_max = 1.5\n", "overlap_max"),
+            ("[filter]\nwords_min = 0\nwords_max = 0\n", "words_max"),
+            ("[pairs]\ntargets_per_query = 31\n", "together hold 30"),
+            ("[channels.caption]\nband = [0.5, 0.5000000001]\n", "no score lies between"),
+        ] {
+            let why = refused(&format!("{LEAST}{rest}"));
+            assert!(why.contains(words), "{rest}: {why}");
+        }
+        let bands = "[channels.caption]\nband = [[0.1, 0.2], [0.2, 0.3]]\n";
+        Config::parse(&format!("{LEAST}{bands}[pairs]\ntargets_per_query = 40\n")).unwrap();
+        let topics = |topics: &str| {
+            let source = format!("brokers = \"b:1\"\ntopics = [{topics}]");
+            LEAST.replace("files = [\"log/*.jsonl\"]", &source)
+        };
+        assert!(refused(&topics("\"a\", \"b\", \"a\"")).contains("\"a\" twice"));
+        assert!(refused(&topics("\"a\", \"\"")).contains("empty topic"));
+        assert_eq!(parse_duration("10s"), Some(Duration::from_secs(10)));
+        assert_eq!(parse_duration("ten"), None);
     }
 }

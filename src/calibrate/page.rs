@@ -90,7 +90,7 @@ fn write_channel(
     write!(out, ", {} images with a vector. ", grouped(channel.vectors as u64))?;
     match &channel.proposed {
         Some(choice) => {
-            write!(out, "Proposed: <code>band = {}</code></p>\n", band_text(&choice.bands))?
+            writeln!(out, "Proposed: <code>band = {}</code></p>", band_text(&choice.bands))?
         }
         None => out.push_str("<b>No band is proposed.</b></p>\n"),
     }

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures::TryStreamExt;
+use futures::{StreamExt, TryStreamExt};
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
 use object_store::{
@@ -35,9 +35,12 @@ pub struct Store {
 
 /// What became of an attempt to create an object that must not exist.
 #[derive(Debug)]
-pub(super) enum Created {
+pub enum Created {
+    /// It is there now, and this call put it there.
     Yes,
+    /// One of its name was there before.
     Exists,
+    /// Nobody knows.
     Failed(Error),
 }
 
@@ -108,7 +111,7 @@ impl Store {
     }
 
     /// Writes an object unless one of that name exists.
-    pub(super) fn create(&self, name: &str, content: Vec<u8>) -> Created {
+    pub fn create(&self, name: &str, content: Vec<u8>) -> Created {
         let path = self.path(name);
         let options = PutOptions { mode: PutMode::Create, ..Default::default() };
         let put = self.objects.put_opts(&path, PutPayload::from(content), options);
@@ -166,6 +169,35 @@ impl Store {
             Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
             Err(error) => Err(error.into()),
         }
+    }
+
+    /// The names of some objects anywhere under the root, below it, `most` of them.
+    pub fn first_names(&self, most: usize) -> Result<Vec<String>> {
+        let root = (!self.root.as_ref().is_empty()).then_some(&self.root);
+        let listed = self.objects.list(root).take(most).try_collect::<Vec<ObjectMeta>>();
+        let listed = self.runtime.block_on(listed)?;
+        let below = |meta: ObjectMeta| {
+            let parts = meta.location.prefix_match(&self.root)?;
+            Some(parts.map(|part| part.as_ref().to_owned()).collect::<Vec<_>>().join("/"))
+        };
+        Ok(listed.into_iter().filter_map(below).collect())
+    }
+
+    /// Whether a listing names an object that is directly under the root.
+    pub fn sees(&self, name: &str) -> Result<bool> {
+        let path = self.path(name);
+        // A listing that begins just before it need not pass over what there is else.
+        let before = self.path(&name[..name.len().saturating_sub(1)]);
+        let root = (!self.root.as_ref().is_empty()).then_some(&self.root);
+        let mut listed = self.objects.list_with_offset(root, &before);
+        self.runtime.block_on(async {
+            while let Some(meta) = listed.try_next().await? {
+                if meta.location == path {
+                    return Ok(true);
+                }
+            }
+            Ok(false)
+        })
     }
 
     /// Names (last path segment) and sizes of the objects directly in a folder whose name sorts

@@ -5,7 +5,7 @@
 //! end (a transaction's marker, records that compaction took) has no record behind it that would
 //! tell; so a partition that has come to its end is asked for it.
 
-mod client;
+pub(crate) mod client;
 mod writer;
 
 use std::{

@@ -1,0 +1,215 @@
+//! The source: that it answers, that it is the one that the tables were made from, and that a
+//! record can be read.
+
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use schemas::{
+    config::Config,
+    message::{self, Record},
+};
+
+use super::{Check, kafka, offsets, seconds};
+use crate::{
+    dataset::Dataset,
+    source::{self, Offsets, Polled, Source, files::Files},
+};
+
+const PART: &str = "source";
+/// How long one look at the source takes.
+const LOOK: Duration = Duration::from_millis(200);
+
+/// A topic's partition.
+pub(super) type Place = (Arc<str>, i32);
+
+/// The offsets that a partition has: the first, and one after the last.
+pub(super) type Ranges = BTreeMap<Place, (i64, i64)>;
+
+pub(super) fn check(
+    config: &Config,
+    dataset: Option<&Dataset>,
+    deadline: Instant,
+    timeout: Duration,
+) -> Vec<Check> {
+    let mut checks = Vec::new();
+    let ranges = match config.source.files.is_empty() {
+        true => kafka::ranges(&config.source, deadline, timeout, &mut checks),
+        false => file_ranges(config, &mut checks),
+    };
+    let Some(ranges) = ranges else { return checks };
+    let known = match dataset {
+        None => BTreeMap::new(),
+        Some(dataset) => {
+            checks.extend(offsets::check(config, dataset, &ranges));
+            match offsets::known(dataset) {
+                Ok(known) => known,
+                Err(error) => {
+                    checks.push(Check::failed("offsets", format!("{error:#}")));
+                    BTreeMap::new()
+                }
+            }
+        }
+    };
+    checks.extend(read(config, &ranges, &known, deadline, timeout));
+    checks
+}
+
+fn file_ranges(config: &Config, checks: &mut Vec<Check>) -> Option<Ranges> {
+    let patterns = &config.source.files;
+    let ends = Files::open(patterns, config.source.on_offset_gone, &Offsets::new())
+        .and_then(|mut files| files.end_offsets());
+    match ends {
+        Err(error) => {
+            checks.push(Check::failed(PART, error.to_string()));
+            None
+        }
+        Ok(ends) if ends.is_empty() => {
+            let why = format!(
+                "{patterns:?} has no partition: nothing would ever be read; `everpair push DIR \
+                 --to FOLDER` makes one"
+            );
+            checks.push(Check::failed(PART, why));
+            None
+        }
+        Ok(ends) => {
+            let sum: i64 = ends.values().sum();
+            let text = format!("{} partitions, offsets add up to {sum}", ends.len());
+            checks.push(Check::ok(PART, text));
+            Some(ends.into_iter().map(|(place, end)| (place, (0, end))).collect())
+        }
+    }
+}
+
+/// Partitions of one topic that are compared with what the tables know of them.
+const COMPARED: usize = 8;
+
+/// Reads a record of each topic: where the tables know one, that one, and it must be the same.
+fn read(
+    config: &Config,
+    ranges: &Ranges,
+    known: &BTreeMap<Place, (i64, String)>,
+    deadline: Instant,
+    timeout: Duration,
+) -> Vec<Check> {
+    let mut checks = Vec::new();
+    let mut wanted: BTreeMap<Place, (i64, Option<&str>)> = BTreeMap::new();
+    let mut topics: Vec<&str> = ranges.keys().map(|(topic, _)| &**topic).collect();
+    topics.dedup();
+    for topic in topics {
+        let partitions = move || {
+            let of_topic = move |place: &(&Place, &(i64, i64))| *place.0.0 == *topic;
+            ranges.iter().filter(of_topic).filter(|(_, (low, end))| low < end)
+        };
+        let of_tables = partitions().filter_map(|(place, (low, end))| {
+            let (offset, id) = known.get(place)?;
+            (low..end).contains(&offset).then(|| (place.clone(), (*offset, Some(id.as_str()))))
+        });
+        let mut of_topic: Vec<_> = of_tables.take(COMPARED).collect();
+        if of_topic.is_empty() {
+            let first = partitions().next();
+            of_topic.extend(first.map(|(place, (low, _))| (place.clone(), (*low, None))));
+        }
+        if of_topic.is_empty() {
+            checks.push(Check::note(PART, format!("{topic} is empty: a run waits for messages")));
+        }
+        wanted.extend(of_topic);
+    }
+    // The others begin at their end, so that nothing of them comes.
+    let begin: Offsets = ranges
+        .iter()
+        .map(|(place, (_, end))| (place.clone(), wanted.get(place).map_or(*end, |(at, _)| *at)))
+        .collect();
+    if wanted.is_empty() {
+        return checks;
+    }
+    let mut source = match source::open(&config.source, &begin) {
+        Ok(source) => source,
+        Err(error) => return vec![Check::failed(PART, error.to_string())],
+    };
+    let mut same = 0;
+    while !wanted.is_empty() {
+        match source.poll(LOOK) {
+            Err(error) => {
+                checks.push(Check::failed(PART, error.to_string()));
+                return checks;
+            }
+            Ok(Polled::Record(record)) => {
+                let at = record.position.clone();
+                let place = (at.topic.clone(), at.partition);
+                let Some((offset, id)) = wanted.remove(&place) else { continue };
+                match id {
+                    None => checks.push(first_record(config, record)),
+                    // Compaction may have taken the one that was asked for.
+                    Some(_) if at.offset != offset => {}
+                    Some(id) => match is_the_image(config, record, id) {
+                        None => same += 1,
+                        Some(why) => checks.push(Check::failed("offsets", why)),
+                    },
+                }
+            }
+            Ok(Polled::Progress { topic, partition, next_offset }) => {
+                let place = (topic, partition);
+                if ranges.get(&place).is_some_and(|(_, end)| next_offset >= *end) {
+                    wanted.remove(&place);
+                }
+            }
+            Ok(Polled::Idle) => {}
+        }
+        if Instant::now() >= deadline {
+            let (topic, partition) = wanted.keys().next().expect("not empty");
+            let why = format!(
+                "{topic} partition {partition}: no record within {}, although it has some: is a \
+                 transaction open, or may this user not read?",
+                seconds(timeout)
+            );
+            checks.push(Check::failed(PART, why));
+            return checks;
+        }
+    }
+    if same > 0 {
+        let text = format!("{same} partitions have the records that the tables were made from");
+        checks.push(Check::ok("offsets", text));
+    }
+    checks
+}
+
+fn place_of(record: &Record) -> String {
+    let at = &record.position;
+    format!("{} partition {} offset {}", at.topic, at.partition, at.offset)
+}
+
+fn first_record(config: &Config, record: Record) -> Check {
+    let (place, bytes) = (place_of(&record), record.bytes());
+    match message::parse(record, &config.source.key) {
+        Ok(message) => {
+            let text = format!("read {place}: image {:?}, {bytes} bytes", message.image_id);
+            Check::ok(PART, text)
+        }
+        Err(error) => Check::note(
+            PART,
+            format!(
+                "read {place}: it would be a reject ({}): {}",
+                error.reason.as_str(),
+                error.detail
+            ),
+        ),
+    }
+}
+
+/// Why a record is not the one that an image was made from.
+fn is_the_image(config: &Config, record: Record, image_id: &str) -> Option<String> {
+    let place = place_of(&record);
+    let found = match message::parse(record, &config.source.key) {
+        Ok(message) if message.image_id == image_id => return None,
+        Ok(message) => format!("image {:?}", message.image_id),
+        Err(error) => format!("a message that would be a reject ({})", error.reason.as_str()),
+    };
+    Some(format!(
+        "{place} is {found}, but the tables have read image {image_id:?} there: another topic or \
+         log stands in its place, and a run would go on in the middle of it. Give it a [tables] \
+         root of its own"
+    ))
+}
