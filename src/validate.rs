@@ -125,7 +125,9 @@ pub fn validate(args: &ValidateArgs) -> anyhow::Result<()> {
 pub fn checks(config: &Config, timeout: Duration) -> Vec<Check> {
     let mut checks = config_checks(config);
     let (of_root, dataset) = within(timeout, {
-        let config = config.clone();
+        let mut config = config.clone();
+        // Nobody listens any longer than that.
+        config.tables.retry_time = config.tables.retry_time.min(timeout);
         move || root::check(&config)
     })
     .unwrap_or_else(|| {
