@@ -678,7 +678,10 @@ mod tests {
             ("[filter]\noverlap_max = 1.5\n", "overlap_max"),
             ("[filter]\nwords_min = 0\nwords_max = 0\n", "words_max"),
             ("[pairs]\ntargets_per_query = 31\n", "together hold 30"),
-            ("[channels.caption]\nband = [0.5, 0.5000000001]\n", "no score lies between"),
+            (
+                "[channels.caption]\nband = [0.50000000001, 0.50000000002]\n",
+                "no score lies between",
+            ),
         ] {
             let why = refused(&format!("{LEAST}{rest}"));
             assert!(why.contains(words), "{rest}: {why}");

@@ -174,8 +174,9 @@ mod tests {
         NewBand { channel, bands: bands.to_vec(), why }
     }
 
-    const ODD: &str = "# mine\n [ source ]   # odd\nfiles=[ 'log/*.jsonl' ,]\n\n[tables]\nroot  =  \"tables\"\n\n\
-        [ channels . semantic ] # look\n\tencoder = \"builtin:layout\"\n\t# calibrate: old\n\tband   = [ 0.10 ,\n\t 0.2 ] # tail\n\tneighbors=7\n\
+    const ODD: &str = "# mine\n [ source ]   # odd\nfiles=[ 'log/*.jsonl' ,]\n\n[tables]\n\
+        root  =  \"tables\"\n\n[ channels . semantic ] # look\n\tencoder = \"builtin:layout\"\n\
+        \t# calibrate: old\n\tband   = [ 0.10 ,\n\t 0.2 ] # tail\n\tneighbors=7\n\
         [channels.pattern]\nneighbors = 4  # four\n[epoch]\nlinger = \"50 ms\"";
 
     #[test]

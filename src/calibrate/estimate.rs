@@ -6,6 +6,12 @@
 //! the mean and the share of images with none, so that at the sample's own size it says what was
 //! seen. At `f` times the size every rate is `f` times as high.
 //!
+//! On 2,218 generated scenes, estimated from tenths of them with three seeds, the pairs per image of
+//! the bands in force came within 4 % and the share of images with a pair within 3 points; the share
+//! with a near-duplicate, of which a tenth holds few or none, came at anything from none to 1.6
+//! times. Where a sample has seen none, the estimate is none. And it takes a corpus that grows by
+//! more of the same: other images come with other rates.
+//!
 //! How wrong that can be is measured each time: the same is estimated from a tenth of the sample
 //! for the whole, and stands beside what the whole has.
 
