@@ -1,5 +1,20 @@
 //! Tests that take minutes: `tests/run long`.
 
+/// Real peers; the target `peer` uses the rest of them.
+#[allow(dead_code)]
+mod peers {
+    pub mod kafka;
+    pub mod pipeline;
+    pub mod readers;
+    pub mod s3;
+    pub mod scale;
+
+    /// What `tests/run` says about a peer. A missing peer is a failure: these tests never skip.
+    pub fn peer(variable: &str) -> String {
+        let why = "tells where a peer is: start these tests with tests/run long";
+        std::env::var(variable).unwrap_or_else(|_| panic!("{variable} {why}"))
+    }
+}
 #[path = "service/increments.rs"]
 mod increments;
 #[path = "service/place.rs"]
@@ -9,4 +24,9 @@ mod place;
 #[test]
 fn ten_more_than_ten_thousand_images_write_less_than_a_fiftieth_of_the_tables() {
     increments::ten_more(10_000, 0.02);
+}
+
+#[test]
+fn a_hundred_thousand_images_go_through_kafka_into_s3() {
+    peers::scale::grow(100_000);
 }

@@ -7,6 +7,7 @@ mod peers {
     pub mod pipeline;
     pub mod readers;
     pub mod s3;
+    pub mod scale;
 
     /// What `tests/run` says about a peer. A missing peer is a failure: these tests never skip.
     pub fn peer(variable: &str) -> String {
@@ -20,3 +21,9 @@ mod s3_peer;
 mod source_peer;
 mod tables_read;
 mod validate_peer;
+
+/// The target `long` does it with a hundred thousand.
+#[test]
+fn thousands_of_images_go_through_kafka_into_s3() {
+    peers::scale::grow(3_000);
+}
