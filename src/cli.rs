@@ -87,8 +87,14 @@ pub fn on_signal(f: impl Fn() + Send + 'static) -> anyhow::Result<()> {
 pub fn push(args: &PushArgs) -> anyhow::Result<()> {
     let config = args.config.as_deref().map(read_config).transpose()?;
     let report = push::push(args, config.as_ref(), &mut std::io::stderr())?;
-    if !report.failed.is_empty() {
-        bail!("{} of the images were not sent, see above", report.failed.len());
+    if args.json {
+        println!("{:#}", report.to_json());
+    }
+    if let Some(why) = &report.cut_off {
+        bail!("{why}");
+    }
+    if report.failed.count > 0 {
+        bail!("{} of the images were not sent, see above", report.failed.count);
     }
     Ok(())
 }
@@ -108,15 +114,33 @@ pub struct TakedownArgs {
     /// Why, for the table `blocked`.
     #[arg(long)]
     pub reason: Option<String>,
+    /// Also those in this file, one a line; - is standard input.
+    #[arg(long, value_name = "FILE")]
+    pub from: Option<PathBuf>,
     /// Image ids, sha256 of contents, or sources.
-    #[arg(required = true)]
+    #[arg(required_unless_present = "from")]
     pub values: Vec<String>,
+}
+
+/// The lines of a file that are not empty, or of standard input.
+fn lines_of(path: &Path) -> anyhow::Result<Vec<String>> {
+    let named = || format!("--from {}", path.display());
+    let text = match path.as_os_str() == "-" {
+        true => std::io::read_to_string(std::io::stdin()),
+        false => std::fs::read_to_string(path),
+    };
+    let text = text.with_context(named)?;
+    Ok(text.lines().filter(|line| !line.is_empty()).map(str::to_owned).collect())
 }
 
 /// Without `--block`: tombstones in the source. With it: a request to the service, running or not.
 pub fn takedown(args: &TakedownArgs) -> anyhow::Result<()> {
     let config = read_config(&args.config)?;
-    if args.values.iter().any(String::is_empty) {
+    let mut values = args.values.clone();
+    if let Some(from) = &args.from {
+        values.extend(lines_of(from)?);
+    }
+    if values.iter().any(String::is_empty) {
         return Err(BadConfig("an empty value names nothing".into()).into());
     }
     if !args.block {
@@ -124,8 +148,9 @@ pub fn takedown(args: &TakedownArgs) -> anyhow::Result<()> {
             return Err(BadConfig(format!("--kind {} needs --block", args.kind)).into());
         }
         // Before the service can have read them.
-        let live = service::open_store(&config).and_then(|store| Live::of(args, &store));
-        let count = push::takedown(&args.values, &mut Target::of(&config)?)?;
+        let live =
+            service::open_store(&config).and_then(|store| Live::of(&args.kind, &values, &store));
+        let count = push::takedown(&values, &mut Target::of(&config)?)?;
         let s = if count == 1 { "" } else { "s" };
         eprintln!("{count} tombstone{s} written; effective with the epoch that reads them");
         match live {
@@ -135,7 +160,7 @@ pub fn takedown(args: &TakedownArgs) -> anyhow::Result<()> {
         return Ok(());
     }
     if args.kind == "content"
-        && let Some(bad) = args.values.iter().find(|value| ContentId::parse(value).is_none())
+        && let Some(bad) = values.iter().find(|value| ContentId::parse(value).is_none())
     {
         let why = format!("{bad:?} is no content id: 64 lower-case hex digits");
         return Err(BadConfig(why).into());
@@ -147,11 +172,11 @@ pub fn takedown(args: &TakedownArgs) -> anyhow::Result<()> {
         epoch: 0,
     };
     let store = service::open_store(&config)?;
-    let live = Live::of(args, &store)?;
-    requests::ask(&store, &Request { block: args.values.iter().map(row).collect() })?;
+    let live = Live::of(&args.kind, &values, &store)?;
+    requests::ask(&store, &Request { block: values.iter().map(row).collect() })?;
     eprintln!(
         "asked to block {}; it takes effect with the next epoch of the service",
-        args.values.len()
+        values.len()
     );
     live.say();
     Ok(())
@@ -170,14 +195,14 @@ struct Live {
 const UNKNOWN_SHOWN: usize = 10;
 
 impl Live {
-    fn of(args: &TakedownArgs, store: &Store) -> anyhow::Result<Live> {
-        let mut unknown: BTreeSet<String> = args.values.iter().cloned().collect();
+    fn of(kind: &str, named: &[String], store: &Store) -> anyhow::Result<Live> {
+        let mut unknown: BTreeSet<String> = named.iter().cloned().collect();
         if delta::read_latest(store)?.is_none() {
             let unknown = unknown.into_iter().collect();
             return Ok(Live { epoch: None, images: 0, unknown });
         }
         let dataset = Dataset::open(store, &At::Latest)?;
-        let column = match args.kind.as_str() {
+        let column = match kind {
             "id" => "image_id",
             "content" => "content_id",
             _ => "source",

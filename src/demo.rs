@@ -176,14 +176,12 @@ impl Demo {
     fn load_folder(&mut self, images: &Path) -> anyhow::Result<Vec<String>> {
         self.say(&format!("reading {}", images.display()));
         let report = push::push_folder(images, &mut Target::Log(&mut self.log))?;
-        if report.ids.len() < 4 {
-            bail!(
-                "{} holds {} images; the demo needs a few more",
-                images.display(),
-                report.ids.len()
-            );
+        let ids = report.ids.unwrap_or_default();
+        if ids.len() < 4 {
+            let count = ids.len();
+            bail!("{} holds {count} images; the demo needs a few more", images.display());
         }
-        Ok(report.ids)
+        Ok(ids)
     }
 
     fn everpair(&self, arguments: &[&str]) -> anyhow::Result<Command> {

@@ -39,8 +39,8 @@ enum Command {
         #[arg(long)]
         apply: bool,
     },
-    /// Sends a folder of images, or a list of them, to a topic or a file log.
-    Push(everpair::push::PushArgs),
+    /// Sends images to a topic or a file log: folders, tars, Parquet files, lists, standard input.
+    Push(Box<everpair::push::PushArgs>),
     /// Takes images down; with --block they cannot come back.
     Takedown(cli::TakedownArgs),
     /// What the tables hold, and the counters of the newest run.

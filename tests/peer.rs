@@ -17,6 +17,7 @@ mod peers {
 }
 
 mod pipeline_peer;
+mod push_peer;
 mod s3_peer;
 mod source_peer;
 mod tables_read;

@@ -1,19 +1,65 @@
 //! What is pushed is what is read; what cannot be pushed is named.
 
+mod inputs;
+mod options;
+mod program;
+mod same;
+
 use std::{
     collections::BTreeMap,
     path::Path,
     time::{Duration, Instant},
 };
 
+use clap::Parser;
 use everpair::{
-    push::{self, PushArgs, Target},
+    push::{self, Named, PushArgs, Report, Target},
     source::{self, Offsets, Polled},
 };
 use rdkafka::{mocking::MockCluster, producer::DefaultProducerContext};
 use schemas::{config, limits, message::Record};
 
 const PATIENCE: Duration = Duration::from_secs(60);
+
+/// `push`, as a person would call it.
+#[derive(Parser)]
+struct Words {
+    #[command(flatten)]
+    args: PushArgs,
+}
+
+fn args(words: &[&str]) -> PushArgs {
+    Words::try_parse_from([&["push"][..], words].concat()).expect("words that parse").args
+}
+
+/// Pushes to a file log in `log`; gives the report and what was said.
+fn push_to(log: &Path, words: &[&str]) -> (Report, String) {
+    let log = log.display().to_string();
+    let args = args(&[words, &["--to", &log]].concat());
+    let mut said = Vec::new();
+    let report = push::push(&args, None, &mut said).expect("a push that begins");
+    (report, String::from_utf8(said).expect("UTF-8"))
+}
+
+/// What was pushed to a new log: the report, what was said, and the records by key.
+fn pushed(words: &[&str]) -> (Report, String, BTreeMap<String, Record>) {
+    let log = tempfile::tempdir().unwrap();
+    let (report, said) = push_to(log.path(), words);
+    let records = read(&in_log(log.path()));
+    assert!(records.len() as u64 <= report.sent);
+    let landed: u64 = report.landed.values().map(|landed| landed.count).sum();
+    assert_eq!(landed, report.sent, "{said}");
+    (report, said, records)
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().expect("paths of tests are UTF-8")
+}
+
+/// An envelope's fields.
+fn envelope(record: &Record) -> serde_json::Value {
+    serde_json::from_slice(record.value.as_deref().expect("a value")).expect("JSON")
+}
 
 /// Images in folders, captions, and things that are neither. The bytes need not be images here.
 fn folder() -> tempfile::TempDir {
@@ -70,31 +116,23 @@ fn headers(record: &Record) -> Vec<(&str, &str)> {
     headers
 }
 
-fn names(failed: &[(String, String)]) -> Vec<&str> {
-    failed.iter().map(|(name, _)| name.rsplit('/').next().unwrap()).collect()
+fn names(failed: &Named) -> Vec<&str> {
+    failed.list.iter().map(|(name, _)| name.rsplit('/').next().unwrap()).collect()
 }
 
 #[test]
 fn a_folder_in_a_file_log_reads_back_the_same() {
     let (images, log) = (folder(), tempfile::tempdir().unwrap());
     let log = log.path().join("new");
-    let args = PushArgs {
-        images: images.path().to_owned(),
-        to: Some(log.clone()),
-        licence: Some("CC0-1.0".into()),
-        ..PushArgs::default()
-    };
-    let mut out = Vec::new();
-    let report = push::push(&args, None, &mut out).unwrap();
-    let out = String::from_utf8(out).unwrap();
-    assert_eq!(report.ids, ["a.jpg", "d.gif", "deep/c.webp", "deep/er/b.PNG"]);
-    assert_eq!((report.bytes, report.left_alone), (4, 2));
+    let (report, out) = push_to(&log, &[text(images.path()), "--licence", "CC0-1.0"]);
+    assert_eq!((report.sent, report.bytes, report.left_alone), (4, 4, 2));
     assert_eq!(names(&report.failed), ["bad.jpg", "empty.jpg", "huge.jpg"]);
     assert!(out.contains("not sent") && out.contains("huge.jpg: more than 33554432"), "{out}");
     assert!(out.contains("4 images sent") && out.contains("3 failed; 2 other files"), "{out}");
 
     let records = read(&in_log(&log));
-    assert_eq!(records.keys().collect::<Vec<_>>(), report.ids.iter().collect::<Vec<_>>());
+    let ids = ["a.jpg", "d.gif", "deep/c.webp", "deep/er/b.PNG"];
+    assert_eq!(records.keys().collect::<Vec<_>>(), ids);
     assert_eq!(records["deep/er/b.PNG"].value.as_deref(), Some(&b"b"[..]));
     assert_eq!(headers(&records["a.jpg"]), [("caption", "ein Häuschen"), ("licence", "CC0-1.0")]);
     assert_eq!(headers(&records["deep/c.webp"]), [("licence", "CC0-1.0")], "a blank caption");
@@ -106,40 +144,11 @@ fn a_folder_in_a_file_log_reads_back_the_same() {
     let records = read(&in_log(&log));
     assert_eq!(records["a.jpg"].value, None);
     assert_eq!(records["deep/c.webp"].value.as_deref(), Some(&b"c"[..]));
-}
 
-#[test]
-fn lists_say_what_a_folder_cannot() {
-    let (images, log) = (folder(), tempfile::tempdir().unwrap());
-    let jsonl = images.path().join("list.jsonl");
-    let lines = [
-        r#"{"path": "a.jpg", "id": "one", "caption": "said here", "source": "s", "licence": "l"}"#,
-        "",
-        r#"{"path": "deep/c.webp", "more": 1}"#,
-        r#"{"id": "no path"}"#,
-        r#"{"path": "not there.jpg"}"#,
-    ];
-    std::fs::write(&jsonl, lines.join("\n")).unwrap();
-    let csv = images.path().join("list.csv");
-    std::fs::write(&csv, "id,path,caption,license\nsecond,d.gif,\"with, comma\",MIT\n,a.jpg,,\n")
-        .unwrap();
-    let mut target = Target::Files(in_log(log.path()).files);
-    let report = push::push_folder(&jsonl, &mut target).unwrap();
-    assert_eq!(report.ids, ["one", "deep/c.webp"]);
-    assert_eq!(names(&report.failed), ["list.jsonl line 4", "not there.jpg"]);
-    let report = push::push_folder(&csv, &mut target).unwrap();
-    assert_eq!((report.ids, report.failed), (vec!["second".into(), "a.jpg".into()], vec![]));
-    let records = read(&in_log(log.path()));
-    assert_eq!(
-        headers(&records["one"]),
-        [("caption", "said here"), ("licence", "l"), ("source", "s")]
-    );
-    assert_eq!(headers(&records["second"]), [("caption", "with, comma"), ("licence", "MIT")]);
-    assert_eq!(headers(&records["deep/c.webp"]), []);
-
-    assert!(push::push_folder(&images.path().join("notes.md"), &mut target).is_err());
-    std::fs::write(&csv, "id,caption\nx,y\n").unwrap();
-    assert!(push::push_folder(&csv, &mut target).is_err());
+    // Offsets go on where the log is, whoever wrote there.
+    let (report, out) = push_to(&log, &[text(images.path())]);
+    let ends = report.landed.values().map(|landed| landed.last + 1).sum::<i64>();
+    assert_eq!(ends, 4 + 2 + 4, "{out}");
 }
 
 #[test]
@@ -153,22 +162,22 @@ fn a_folder_in_a_topic_reads_back_the_same_and_what_is_too_large_is_named() {
     };
     let images = folder();
     std::fs::write(images.path().join("e.jpg"), vec![1; 1_500_000]).unwrap();
-    let args = PushArgs {
-        images: images.path().to_owned(),
-        brokers: Some(source.brokers.clone()),
-        topic: Some("images".into()),
-        source: Some("a test".into()),
-        ..PushArgs::default()
-    };
-    let mut report = push::push(&args, None, &mut Vec::new()).unwrap();
-    report.ids.sort();
-    assert_eq!(report.ids, ["a.jpg", "d.gif", "deep/c.webp", "deep/er/b.PNG"]);
+    let words =
+        [text(images.path()), "--brokers", &source.brokers, "--topic", "images", "--source", "s"];
+    let report = push::push(&args(&words), None, &mut Vec::new()).unwrap();
+    assert_eq!(report.sent, 4);
+    let offsets: i64 = report.landed.values().map(|landed| landed.last + 1).sum();
+    assert_eq!(offsets, 4, "{:?}", report.landed);
     assert_eq!(names(&report.failed), ["bad.jpg", "e.jpg", "empty.jpg", "huge.jpg"]);
-    assert!(report.failed[1].1.contains("max.message.bytes"), "{:?}", report.failed[1]);
+    let why = &report.failed.list[1].1;
+    for words in ["1500", "at most 1000000", "--oversize fit", "skip", "store:", "max.message"] {
+        assert!(why.contains(words), "{why}");
+    }
     let records = read(&source);
-    assert_eq!(records.keys().collect::<Vec<_>>(), report.ids.iter().collect::<Vec<_>>());
-    assert_eq!(headers(&records["a.jpg"]), [("caption", "ein Häuschen"), ("source", "a test")]);
-    assert_eq!(headers(&records["d.gif"]), [("source", "a test")]);
+    let ids = ["a.jpg", "d.gif", "deep/c.webp", "deep/er/b.PNG"];
+    assert_eq!(records.keys().collect::<Vec<_>>(), ids);
+    assert_eq!(headers(&records["a.jpg"]), [("caption", "ein Häuschen"), ("source", "s")]);
+    assert_eq!(headers(&records["d.gif"]), [("source", "s")]);
 
     let mut target = Target::Topic { source: source.clone(), topic: "images".into() };
     assert_eq!(push::takedown(&["a.jpg".into()], &mut target).unwrap(), 1);

@@ -2,7 +2,7 @@
 //! do (transactions, deleted records, new partitions) is tested against a real one.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -72,7 +72,9 @@ fn four_partitions_are_read_resumed_and_end_where_the_broker_says() {
     writer.flush().unwrap();
     let mut fates = writer.fates();
     fates.sort_by_key(|f| f.0);
-    assert_eq!(fates, (0..=100).map(|i| (i, Ok(()))).collect::<Vec<_>>());
+    assert_eq!(fates.iter().map(|f| f.0).collect::<Vec<_>>(), (0..=100).collect::<Vec<_>>());
+    let places: BTreeSet<_> = fates.into_iter().map(|(_, fate)| fate.unwrap()).collect();
+    assert_eq!(places.len(), 101, "each has a partition and an offset of its own");
 
     let mut source = source::open(&settings(&brokers, "images"), &Offsets::new()).unwrap();
     let ends = source.end_offsets().unwrap();
@@ -222,5 +224,5 @@ fn a_message_that_is_too_large_is_named_and_the_others_arrive() {
     assert!(why.contains("2000005 bytes") && why.contains("max.message.bytes"), "{why}");
     writer.append(2, "small", Some(b"y"), &[], 0).unwrap();
     writer.flush().unwrap();
-    assert_eq!(writer.fates(), [(0, Ok(())), (2, Ok(()))]);
+    assert_eq!(writer.fates(), [(0, Ok((0, 0))), (2, Ok((0, 1)))]);
 }

@@ -36,6 +36,19 @@ pub const KAFKA_AHEAD_BYTES: usize = 64 << 20;
 /// Bytes of one partition that Kafka's client asks for at once; a larger message still comes.
 pub const KAFKA_FETCH_BYTES: usize = 4 << 20;
 
+/// Largest image that `push` reads, so that it can be made smaller, or stored beside the topic.
+pub const PUSH_BYTES_MAX: usize = 256 << 20;
+/// Longest caption file and JSON beside an image that `push` reads.
+pub const PUSH_SIDECAR_BYTES_MAX: usize = 16 << 20;
+/// Rows of a Parquet file that `push` holds at once.
+pub const PUSH_ROWS_AT_ONCE: usize = 8;
+/// Images of a tar or a Parquet file that `push` reads ahead.
+pub const PUSH_AHEAD: usize = 4;
+/// Failures, skips and so on that a report of `push` names one by one; it counts all of them.
+pub const PUSH_NAMED_MAX: usize = 10_000;
+/// Bytes of one Kafka message where the topic does not tell how many it takes.
+pub const MESSAGE_BYTES: usize = 1_000_000;
+
 /// Rows of an epoch.
 pub const EPOCH_ROWS: usize = 10_000;
 /// Encoded bytes of an epoch.
@@ -107,6 +120,7 @@ const _: () = assert!(CALIBRATE_COPIED <= CALIBRATE_PICTURED);
 const _: () = assert!(ENCODED_BYTES_MAX <= EPOCH_BYTES, "an epoch must hold the largest image");
 const _: () = assert!(LOG_LINE_BYTES_MAX >= ENCODED_BYTES_MAX / 3 * 4 + 4 * TEXT_BYTES_MAX);
 const _: () = assert!(KAFKA_AHEAD_BYTES >= ENCODED_BYTES_MAX, "or the largest image never fits");
+const _: () = assert!(PUSH_BYTES_MAX >= ENCODED_BYTES_MAX, "what fits must be read whole");
 const _: () = assert!(ENCODER_SIDE_MAX <= STORED_SIDE_MAX);
 const _: () = assert!(STORED_SIDE_MAX <= SIDE_MAX);
 const _: () = assert!(TARGETS_PER_QUERY <= NEIGHBORS && NEIGHBORS <= NEIGHBORS_MAX);

@@ -27,7 +27,7 @@ use schemas::{
 };
 
 use self::client::Watch;
-pub use self::writer::TopicWriter;
+pub use self::writer::{Fate, TopicWriter};
 use super::{Offsets, Polled, Source, SourceError, warn};
 
 /// How long one question to a broker may take.

@@ -35,7 +35,8 @@ pub(super) fn read(
     for found in images::find(images).with_context(|| place.to_string())? {
         if let Found::Image(image) = found {
             files += 1;
-            chosen.entry(hash(seed, &image.id), &image.id.clone(), |_| image);
+            let id = image.name();
+            chosen.entry(hash(seed, &id), &id, |_| *image);
         }
     }
     let chosen: Vec<images::Image> = chosen.held.into_values().collect();
@@ -102,7 +103,7 @@ fn one(
     at: usize,
     seed: u64,
 ) -> Result<Seen, String> {
-    let named = |why: String| format!("{}: {why}", file.path.display());
+    let named = |why: String| format!("{}: {why}", file.place);
     let mut file = file.clone();
     let bytes = file.read().map_err(named)?;
     let caption = caption_text(file.caption.as_deref()).map(str::to_owned);
@@ -111,7 +112,7 @@ fn one(
         pixels_max: config.screen.pixels_max,
         side_max: limits::SIDE_MAX,
     };
-    let named = |why: String| format!("{}: {why}", file.path.display());
+    let named = |why: String| format!("{}: {why}", file.place);
     let decoded =
         decode::decode(&bytes, &limits_of_decoding).map_err(|error| named(error.to_string()))?;
     let full = (at < limits::CALIBRATE_PICTURED)
@@ -135,5 +136,5 @@ fn one(
     let own = [0, 1, 2].map(|c| vectors[c].as_deref());
     let copied = (at < limits::CALIBRATE_COPIED).then(|| dice(seed, at));
     let look = full.map(|pixels| look(&pixels, &own, encoders, copied));
-    Ok(Seen { content, id: file.id, caption, vectors, look })
+    Ok(Seen { content, id: file.name(), caption, vectors, look })
 }

@@ -3,6 +3,7 @@
 use std::{
     fs::{File, OpenOptions},
     io::{self, Write},
+    ops::Range,
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
     time::{SystemTime, UNIX_EPOCH},
@@ -21,6 +22,8 @@ use crate::source::SourceError;
 /// is rejected and nothing else is lost.
 pub struct FileLog {
     files: Vec<Part>,
+    /// Partition and offsets of what was written since that was last asked.
+    landed: Vec<(i32, Range<i64>)>,
 }
 
 struct Part {
@@ -28,6 +31,11 @@ struct Part {
     file: File,
     /// Whole lines that are not written yet.
     lines: Vec<u8>,
+    /// How many those are.
+    count: u64,
+    partition: i32,
+    /// Bytes of the file whose lines are counted, and their number; none unless that is asked for.
+    counted: Option<(u64, i64)>,
 }
 
 impl FileLog {
@@ -40,16 +48,32 @@ impl FileLog {
     /// `partitions` of them, `part-00000.jsonl` and so on, in the folder of the first pattern; or
     /// the file that this pattern names, if it has no `*`.
     pub fn open(patterns: &[String], partitions: usize) -> Result<FileLog, SourceError> {
-        let mut paths: Vec<PathBuf> = names::list(patterns)?.into_values().collect();
+        let mut paths = names::list(patterns)?;
         if paths.is_empty() {
-            paths = new_files(patterns, partitions)?;
+            for path in new_files(patterns, partitions)? {
+                open_part(&path).map_err(|e| unwritable(&path, e))?;
+            }
+            paths = names::list(patterns)?;
         }
         let mut files = Vec::with_capacity(paths.len());
-        for path in paths {
+        for (partition, path) in paths {
             let file = open_part(&path).map_err(|e| unwritable(&path, e))?;
-            files.push(Part { path, file, lines: Vec::new() });
+            files.push(Part { path, file, lines: Vec::new(), count: 0, partition, counted: None });
         }
-        Ok(FileLog { files })
+        Ok(FileLog { files, landed: Vec::new() })
+    }
+
+    /// From now on keeps account of the offsets that [`FileLog::landed`] tells; it costs one pass
+    /// over each file that is written to.
+    pub fn count_offsets(&mut self) {
+        for part in &mut self.files {
+            part.counted.get_or_insert((0, 0));
+        }
+    }
+
+    /// Partition and offsets of what was written, if that is counted, since this was last asked.
+    pub fn landed(&mut self) -> Vec<(i32, Range<i64>)> {
+        std::mem::take(&mut self.landed)
     }
 
     /// The number of files.
@@ -87,8 +111,9 @@ impl FileLog {
         let part = &mut self.files[index as usize];
         part.lines.extend_from_slice(line.as_bytes());
         part.lines.push(b'\n');
+        part.count += 1;
         if part.lines.len() >= limits::LOG_WRITE_BYTES {
-            part.write().map_err(|e| unwritable(&part.path, e))?;
+            self.landed.extend(part.write().map_err(|e| unwritable(&part.path, e))?);
         }
         Ok(())
     }
@@ -96,24 +121,46 @@ impl FileLog {
     /// Writes what was appended, and returns when it is on the disk.
     pub fn sync(&mut self) -> Result<(), SourceError> {
         for part in &mut self.files {
-            let written = part.write().and_then(|()| part.file.sync_data());
-            written.map_err(|e| unwritable(&part.path, e))?;
+            let written = part.write().and_then(|landed| part.file.sync_data().map(|()| landed));
+            self.landed.extend(written.map_err(|e| unwritable(&part.path, e))?);
         }
         Ok(())
     }
 }
 
 impl Part {
-    fn write(&mut self) -> io::Result<()> {
+    fn write(&mut self) -> io::Result<Option<(i32, Range<i64>)>> {
         if self.lines.is_empty() {
-            return Ok(());
+            return Ok(None);
         }
         self.file.lock()?;
-        let written = end_line(&mut self.file).and_then(|()| self.file.write_all(&self.lines));
+        let written = end_line(&mut self.file)
+            .and_then(|()| self.next_offset())
+            .and_then(|next| self.file.write_all(&self.lines).map(|()| next));
         self.file.unlock()?;
-        written?;
+        let next = written?;
+        let count = std::mem::take(&mut self.count) as i64;
+        let bytes = self.lines.len() as u64;
         self.lines.clear();
-        Ok(())
+        if let Some((end, lines)) = &mut self.counted {
+            *end += bytes;
+            *lines += count;
+        }
+        Ok(next.map(|next| (self.partition, next..next + count)))
+    }
+
+    /// The offset of the next line, if that is counted: other writers may have been at work.
+    fn next_offset(&mut self) -> io::Result<Option<i64>> {
+        let Some((end, lines)) = &mut self.counted else { return Ok(None) };
+        let mut buffer = vec![0; limits::LOG_READ_BYTES];
+        loop {
+            let read = self.file.read_at(&mut buffer, *end)?;
+            if read == 0 {
+                return Ok(Some(*lines));
+            }
+            *lines += buffer[..read].iter().filter(|byte| **byte == b'\n').count() as i64;
+            *end += read as u64;
+        }
     }
 }
 

@@ -7,7 +7,7 @@ use std::{
 };
 
 use rdkafka::{
-    ClientContext,
+    ClientContext, Message,
     config::{ClientConfig, RDKafkaLogLevel},
     consumer::ConsumerContext,
     error::{KafkaError, RDKafkaErrorCode},
@@ -123,12 +123,15 @@ pub fn refused(error: &KafkaError) -> SourceError {
     SourceError::Unusable(format!("[source] settings: {error}{hint}"))
 }
 
+/// A message's tag, with its partition and offset, or why it was not delivered.
+pub type Delivered = (usize, Result<(i32, i64), RDKafkaErrorCode>);
+
 /// Passes on what a person should know, and not every time; collects what became of sent messages.
 #[derive(Default)]
 pub struct Watch {
     said: Mutex<Option<Instant>>,
-    /// Tag and fate of each message since this was last emptied.
-    pub delivered: Mutex<Vec<(usize, Result<(), RDKafkaErrorCode>)>>,
+    /// What became of messages since this was last emptied.
+    pub delivered: Mutex<Vec<Delivered>>,
 }
 
 impl Watch {
@@ -164,7 +167,7 @@ impl ProducerContext for Watch {
 
     fn delivery(&self, result: &DeliveryResult<'_>, tag: usize) {
         let fate = match result {
-            Ok(_) => Ok(()),
+            Ok(message) => Ok((message.partition(), message.offset())),
             Err((e, _)) => Err(e.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Fail)),
         };
         self.delivered.lock().expect("no holder of this lock can panic").push((tag, fate));
