@@ -12,8 +12,9 @@ use everpair::{
     changes,
     cli::{self, BadConfig},
     demo::{self, DemoOptions},
+    explain,
     service::{self, RunOptions},
-    snapshot, status, verify,
+    snapshot, status, verify, views,
 };
 
 /// Images in Kafka become an always consistent training set for multimodal retrieval.
@@ -71,6 +72,10 @@ enum Command {
     /// Pins an epoch by a name, so that a training run can come back to it.
     #[command(subcommand)]
     Snapshot(snapshot::SnapshotCommand),
+    /// SQL that opens all tables at the versions of one epoch.
+    Views(views::ViewsArgs),
+    /// From a triplet back to its images, messages, scores, encoders, request and instructions.
+    Explain(explain::ExplainArgs),
 }
 
 #[derive(Args)]
@@ -97,6 +102,8 @@ fn main() -> ExitCode {
         Command::Verify { config, sample, json } => run_verify(&config, sample, json),
         Command::Changes(args) => changes::run(&args),
         Command::Snapshot(command) => snapshot::run(&command),
+        Command::Views(args) => views::run(&args),
+        Command::Explain(args) => explain::run(&args),
     };
     match ended {
         Ok(()) => ExitCode::SUCCESS,

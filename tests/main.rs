@@ -4,6 +4,7 @@ mod calibrate;
 mod changes;
 mod delta_store;
 mod deploy;
+mod explain;
 mod faulty;
 mod graph;
 mod publish_model;

@@ -16,12 +16,18 @@ mod peers {
     }
 }
 
+/// The folder with a log and tables that the target `main` uses too, and more of it.
+#[allow(dead_code)]
+#[path = "service/place.rs"]
+mod place;
+
 mod pipeline_peer;
 mod push_peer;
 mod s3_peer;
 mod source_peer;
 mod tables_read;
 mod validate_peer;
+mod views_peer;
 
 /// The target `long` does it with a hundred thousand.
 #[test]

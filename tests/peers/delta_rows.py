@@ -2,6 +2,7 @@
 
     python delta_rows.py rows READER TABLE VERSION COLUMN...   one JSON array per row, sorted
     python delta_rows.py sql ROOT QUERY                        DuckDB; the tables under ROOT are views
+    python delta_rows.py script FILE QUERY                     DuckDB; a query after the SQL in a file
 
 READER is duckdb, deltalake or polars. VERSION is a number or "latest". Bytes are printed in
 hexadecimal, times as microseconds since 1970. TABLE and ROOT are folders or s3:// URLs; of S3 the
@@ -14,7 +15,9 @@ import importlib.util
 import json
 import os
 import pathlib
+import shutil
 import sys
+import tempfile
 import urllib.parse
 
 
@@ -114,6 +117,25 @@ def sql(root, query):
     return connection.execute(query).fetchall()
 
 
+def script(file, query):
+    """A script that installs the Delta extension finds it installed: nothing is downloaded."""
+    import duckdb
+
+    package = pathlib.Path(importlib.util.find_spec("duckdb_extension_delta").origin).parent
+    (extension,) = package.glob(f"extensions/v{duckdb.__version__}/delta.duckdb_extension")
+    connection = duckdb.connect()
+    ((platform,),) = connection.execute("PRAGMA platform").fetchall()
+    with tempfile.TemporaryDirectory() as folder:
+        installed = pathlib.Path(folder, f"v{duckdb.__version__}", platform)
+        installed.mkdir(parents=True)
+        shutil.copy(extension, installed)
+        connection.execute(f"SET extension_directory = {literal(folder)}")
+        connection.execute("SET autoinstall_known_extensions = false")
+        connection.execute("SET TimeZone = 'UTC'")
+        connection.execute(pathlib.Path(file).read_text())
+        return connection.execute(query).fetchall()
+
+
 def main(arguments):
     match arguments:
         case ["rows", reader, table, version, *columns] if columns:
@@ -123,6 +145,8 @@ def main(arguments):
             lines = sorted(json.dumps(row, default=plain) for row in rows)
         case ["sql", root, query]:
             lines = [json.dumps(row, default=plain) for row in sql(root, query)]
+        case ["script", file, query]:
+            lines = [json.dumps(row, default=plain) for row in script(file, query)]
         case _:
             sys.exit(__doc__)
     for line in lines:

@@ -76,6 +76,31 @@ pub fn sql_at(root: &str, server: Option<&str>, query: &str) -> Vec<Value> {
     lines(command.args(["sql", root, query]))
 }
 
+/// DuckDB's answer to a query after the SQL in a file.
+pub fn duckdb_script(file: &Path, query: &str) -> Vec<Value> {
+    lines(python().arg("script").arg(file).arg(query))
+}
+
+/// Spark's answers, in one session, to queries that each come after the SQL in a file.
+pub fn spark_scripts(asks: &[(&Path, &str)]) -> Vec<Vec<Value>> {
+    let mut command = spark();
+    command.arg("script");
+    for (file, query) in asks {
+        command.arg(file).arg(query);
+    }
+    let answers = lines(&mut command).into_iter();
+    answers.map(|rows| rows.as_array().expect("rows").clone()).collect()
+}
+
+fn spark() -> Command {
+    let spark = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/peers/spark");
+    let mut command = Command::new(peer("EVERPAIR_JAVA"));
+    command.arg(format!("@{}", spark.join("java.options").display()));
+    command.args(["-cp", &format!("{}/*", peer("EVERPAIR_SPARK_CLASSPATH"))]);
+    command.arg(spark.join("DeltaRows.java"));
+    command
+}
+
 fn python() -> Command {
     let mut command = Command::new(peer("EVERPAIR_PYTHON"));
     command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/peers/delta_rows.py"));

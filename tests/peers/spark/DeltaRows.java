@@ -1,10 +1,13 @@
 import com.fasterxml.jackson.databind.ObjectMapper;
+import java.nio.file.Files;
+import java.nio.file.Path;
 import java.util.ArrayList;
 import java.util.HexFormat;
 import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
 import org.apache.spark.sql.DataFrameReader;
+import org.apache.spark.sql.Dataset;
 import org.apache.spark.sql.Row;
 import org.apache.spark.sql.SparkSession;
 
@@ -36,23 +39,35 @@ public class DeltaRows {
             hadoop.set("fs.s3a.secret.key", System.getenv("AWS_SECRET_ACCESS_KEY"));
         }
         ObjectMapper json = new ObjectMapper();
-        for (int i = 0; i < arguments.length; i += 3) {
+        boolean script = arguments[0].equals("script");
+        for (int i = 1; script && i < arguments.length; i += 2) {
+            for (String line : Files.readString(Path.of(arguments[i])).split("\n")) {
+                spark.sql(line);
+            }
+            System.out.println(json.writeValueAsString(rows(spark.sql(arguments[i + 1]))));
+        }
+        for (int i = script ? arguments.length : 0; i < arguments.length; i += 3) {
             DataFrameReader reader = spark.read().format("delta");
             if (!arguments[i + 1].equals("latest")) {
                 reader.option("versionAsOf", arguments[i + 1]);
             }
             String[] columns = arguments[i + 2].split(",");
-            List<Object> rows = new ArrayList<>();
-            for (Row row : reader.load(arguments[i]).selectExpr(columns).collectAsList()) {
-                List<Object> values = new ArrayList<>();
-                for (int column = 0; column < row.size(); column++) {
-                    values.add(plain(row.get(column)));
-                }
-                rows.add(values);
-            }
-            System.out.println(json.writeValueAsString(rows));
+            Dataset<Row> rows = reader.load(arguments[i]).selectExpr(columns);
+            System.out.println(json.writeValueAsString(rows(rows)));
         }
         spark.stop();
+    }
+
+    private static List<Object> rows(Dataset<Row> found) {
+        List<Object> rows = new ArrayList<>();
+        for (Row row : found.collectAsList()) {
+            List<Object> values = new ArrayList<>();
+            for (int column = 0; column < row.size(); column++) {
+                values.add(plain(row.get(column)));
+            }
+            rows.add(values);
+        }
+        return rows;
     }
 
     private static Object plain(Object value) {

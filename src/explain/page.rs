@@ -1,0 +1,123 @@
+//! An explained triplet for a person.
+
+use kernels::vector::UNIT;
+use schemas::Channel;
+use serde_json::Value;
+
+/// Prints it to stdout.
+pub fn print(explained: &Value) {
+    let (at, epoch) = (&explained["at_epoch"], &explained["epoch"]);
+    let id = text(&explained["triplet_id"]);
+    println!("triplet {id} as of epoch {at}; this row is of epoch {epoch}");
+    image("query", &explained["query"]);
+    image("target", &explained["target"]);
+    println!("\nhard negatives");
+    for negative in items(&explained["hard_negatives"]) {
+        let same = negative["image_id"] == explained["query"]["image_id"];
+        let note = if same { " (the query itself)" } else { "" };
+        println!("  {}{note}: {}", text(&negative["image_id"]), message(negative));
+    }
+    pair(explained);
+    answer(explained);
+    println!("\nchanges");
+    for change in items(&explained["changes"]) {
+        let (op, reason) = (text(&change["op"]), text(&change["reason"]));
+        println!("  epoch {}: {op} ({reason})", change["epoch"]);
+    }
+}
+
+fn image(role: &str, image: &Value) {
+    println!("\n{role} {}", text(&image["image_id"]));
+    println!("  message   {}", message(image));
+    println!("  ingested  {}, row of epoch {}", text(&image["ingested_at"]), image["epoch"]);
+    let (width, height, format) = (&image["width"], &image["height"], text(&image["format"]));
+    println!("  content   sha256 {}", text(&image["content_id"]));
+    println!("            {width} x {height} {format}, phash {}", text(&image["phash"]));
+    if let Some(measures) = image["measures"].as_object() {
+        let each = measures
+            .iter()
+            .map(|(name, value)| format!("{name} {:.2}", value.as_f64().unwrap_or(f64::NAN)));
+        println!("  measures  {}", each.collect::<Vec<_>>().join(", "));
+    }
+    for name in ["caption", "source", "licence", "uri"] {
+        if let Some(value) = image[name].as_str() {
+            println!("  {name:<9} {value}");
+        }
+    }
+}
+
+fn message(image: &Value) -> String {
+    let (partition, offset) = (&image["partition"], &image["offset"]);
+    format!("topic {}, partition {partition}, offset {offset}", text(&image["topic"]))
+}
+
+fn pair(explained: &Value) {
+    let pair = &explained["pair"];
+    match pair["epoch"].as_i64() {
+        Some(epoch) => println!("\npair, mined in epoch {epoch}"),
+        None => println!("\npair: no longer mined"),
+    }
+    println!("  {:<9} {:>9} {:>5}  {:<32} bands", "channel", "score", "rank", "encoder");
+    for channel in Channel::ALL.map(Channel::as_str) {
+        let score = pair["scores"][channel].as_f64().map(|score| format!("{score:.6}"));
+        let rank = pair["ranks"][channel].as_i64().map(|rank| rank.to_string());
+        let rules = &explained["in_force"]["channels"][channel];
+        let bands = items(&rules["bands"]).map(|band| {
+            let number = |at: usize| band[at].as_f64().unwrap_or(f64::NAN) / f64::from(UNIT);
+            format!("{:.4} to {:.4}", number(0), number(1))
+        });
+        let (score, rank) = (score.unwrap_or("-".into()), rank.unwrap_or("-".into()));
+        let (encoder, bands) = (text(&rules["encoder"]), bands.collect::<Vec<_>>().join(", "));
+        println!("  {channel:<9} {score:>9} {rank:>5}  {encoder:<32} {bands}");
+    }
+}
+
+fn answer(explained: &Value) {
+    let answer = &explained["answer"];
+    println!("\nanswer to request {}", text(&answer["request_id"]));
+    let (model, outcome) = (text(&answer["model"]), text(&answer["outcome"]));
+    println!("  model     {model}, prompt version {}", answer["prompt_version"]);
+    println!(
+        "  outcome   {outcome}, {}, of epoch {}",
+        text(&answer["created_at"]),
+        answer["epoch"]
+    );
+    let (read, written) = (text(&answer["prompt_tokens"]), text(&answer["completion_tokens"]));
+    println!(
+        "  cost      {} USD, {read} tokens read, {written} written",
+        text(&answer["cost_usd"])
+    );
+    println!("  said      {}", text(&answer["description"]));
+    println!("\ninstructions");
+    for one in items(&explained["instructions"]) {
+        let ranks = ["rank_text", "rank_image", "rank_both"].map(|name| text(&one[name]));
+        let label = text(&one["label"]);
+        println!("  {}", text(&one["instruction"]));
+        println!("    {label}; target's rank by text, image, both: {}", ranks.join(", "));
+    }
+    let left_out: Vec<&Value> = items(&explained["left_out"]).collect();
+    if !left_out.is_empty() {
+        println!("\nleft out");
+    }
+    for one in left_out {
+        println!("  {}", text(&one["instruction"]));
+        println!("    {}: {}", text(&one["reason"]), text(&one["detail"]));
+    }
+    for one in items(&explained["rejects"]) {
+        let (reason, detail) = (text(&one["reason"]), text(&one["detail"]));
+        println!("  rejected in epoch {}: {reason}: {detail}", one["epoch"]);
+    }
+}
+
+fn items(value: &Value) -> impl Iterator<Item = &Value> {
+    value.as_array().into_iter().flatten()
+}
+
+/// A value without quotes; `-` where there is none.
+fn text(value: &Value) -> String {
+    match value {
+        Value::Null => "-".to_owned(),
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    }
+}

@@ -1,0 +1,178 @@
+//! What `everpair views` and `everpair explain --sql` print is run by the engines that it is for.
+
+use std::{collections::BTreeMap, fs};
+
+use everpair::{
+    dataset::{At, Dataset},
+    scenes,
+};
+use schemas::tables::{ImageRow, PairRow, Table, TripletRow};
+use serde_json::{Value, json};
+
+use crate::{
+    peers::readers,
+    place::{Message, Place},
+};
+
+const SEED: u64 = 43;
+const IMAGES: usize = 70;
+/// A folder whose name SQL has to escape.
+const NAME: &str = "it's a \"folder\" of `mine`";
+
+/// Two states, the earlier one pinned as `before`.
+fn loaded() -> Place {
+    let place = Place::new();
+    place.configure(
+        NAME,
+        "[epoch]\nrows = 30\nlinger = \"50 ms\"\n[filter]\nwords_min = 6\ninstructions_min = 1\n",
+    );
+    let mut log = place.log();
+    log.send(
+        scenes::scenes(IMAGES, SEED)
+            .map(Message::from)
+            .map(|message| message.with("source", "a 'museum'").with("licence", "CC0")),
+    );
+    place.catch_up(NAME);
+    place.everpair(NAME, &["snapshot", "create", "before"]).ended(0);
+    log.send((0..IMAGES).step_by(6).map(|i| scenes::replacement(i, 1, SEED).into()));
+    log.send((1..IMAGES).step_by(9).map(|i| Message::tombstone(&scenes::scene(i, SEED).id)));
+    place.catch_up(NAME);
+    place.verify(NAME);
+    place
+}
+
+const ROWS: &str = "SELECT 'image', image_id, content_id, epoch FROM images
+    UNION ALL SELECT 'pair', query_id, target_id, epoch FROM pairs
+    UNION ALL SELECT 'triplet', triplet_id, request_id, epoch FROM triplets";
+
+fn counts() -> String {
+    let each = Table::ALL.map(|t| format!("(SELECT count(*) FROM {})", t.as_str()));
+    format!("SELECT {}", each.join(", "))
+}
+
+fn expected(dataset: &Dataset) -> (Vec<Value>, Vec<Value>) {
+    let images = dataset.rows::<ImageRow>().expect("images").into_iter();
+    let pairs = dataset.rows::<PairRow>().expect("pairs").into_iter();
+    let triplets = dataset.rows::<TripletRow>().expect("triplets").into_iter();
+    let rows = images
+        .map(|row| json!(["image", row.image_id, row.content_id, row.epoch]))
+        .chain(pairs.map(|row| json!(["pair", row.query_id, row.target_id, row.epoch])))
+        .chain(triplets.map(|row| json!(["triplet", row.triplet_id, row.request_id, row.epoch])));
+    let counts = Table::ALL.map(|table| {
+        let table = dataset.table(table).expect("every table is there");
+        table.rows().expect("the log tells how many")
+    });
+    (readers::sorted(rows.collect()), vec![json!(counts)])
+}
+
+#[test]
+fn views_open_every_table_at_one_epoch_in_duckdb_and_spark() {
+    let place = loaded();
+    let store = place.store(NAME);
+    let counts = counts();
+    let (mut spark, mut wanted) = (Vec::new(), Vec::new());
+    for at in ["before", "latest"] {
+        let Ok(named) = at.parse::<At>();
+        let dataset = Dataset::open(&store, &named).expect("it is there");
+        let (rows, numbers) = expected(&dataset);
+        let script = |engine: &str| {
+            let said = place.everpair(NAME, &["views", engine, "--at", at]).ended(0);
+            let path = place.path(&format!("{at}{engine}.sql"));
+            fs::write(&path, said.out).expect("a file can be written");
+            path
+        };
+        let duckdb = script("--duckdb");
+        assert_eq!(readers::sorted(readers::duckdb_script(&duckdb, ROWS)), rows, "{at}");
+        assert_eq!(readers::duckdb_script(&duckdb, &counts), numbers, "{at}");
+        let path = script("--spark");
+        spark.push((path.clone(), ROWS));
+        spark.push((path, counts.as_str()));
+        wanted.extend([rows, numbers]);
+    }
+    assert_ne!(wanted[0], wanted[2], "the two states differ");
+    let asks: Vec<_> = spark.iter().map(|(path, query)| (path.as_path(), *query)).collect();
+    for (rows, wanted) in readers::spark_scripts(&asks).into_iter().zip(&wanted) {
+        assert_eq!(&readers::sorted(rows), wanted);
+    }
+    place.everpair(NAME, &["views"]).ended(2).says("--duckdb");
+}
+
+/// Times of the query are microseconds, those of JSON are texts.
+fn same_times(value: &mut Value) {
+    match value {
+        Value::Array(items) => items.iter_mut().for_each(same_times),
+        Value::Object(fields) => {
+            for (name, value) in fields {
+                if let ("ingested_at" | "created_at", Some(us)) = (name.as_str(), value.as_i64()) {
+                    let time = chrono::DateTime::from_timestamp_micros(us).expect("a time");
+                    *value = time.to_rfc3339_opts(chrono::SecondsFormat::Micros, true).into();
+                }
+                same_times(value);
+            }
+        }
+        _ => {}
+    }
+}
+
+const COLUMNS: [&str; 11] = [
+    "triplet_id",
+    "epoch",
+    "query",
+    "target",
+    "hard_negatives",
+    "pair",
+    "answer",
+    "instructions",
+    "left_out",
+    "rejects",
+    "changes",
+];
+
+#[test]
+fn the_lineage_query_says_what_explain_says() {
+    let place = loaded();
+    let views = place.everpair(NAME, &["views", "--duckdb"]).ended(0).out;
+    let path = place.path("views.sql");
+    fs::write(&path, views).expect("a file can be written");
+    let all = place.everpair(NAME, &["explain", "--sql"]).ended(0).out;
+    let rows = readers::duckdb_script(&path, &all);
+    let triplets = place.tables(NAME).triplets;
+    assert_eq!(rows.len(), triplets.len());
+    let rows: BTreeMap<String, Value> = rows
+        .into_iter()
+        .map(|row| {
+            let cells = row.as_array().expect("cells").iter().cloned();
+            let fields = COLUMNS.iter().map(|name| name.to_string()).zip(cells).collect();
+            (row[0].as_str().expect("an id").to_owned(), Value::Object(fields))
+        })
+        .collect();
+    // Some of every kind: no longer mined, with instructions left out, with a history.
+    let some = |what: &dyn Fn(&Value) -> bool| {
+        let found = rows.iter().filter(|(_, row)| what(row)).map(|(id, _)| id).take(2);
+        found.cloned().collect::<Vec<_>>()
+    };
+    let kinds = [
+        some(&|row| row["pair"].is_null()),
+        some(&|row| row["left_out"].as_array().is_some_and(|texts| !texts.is_empty())),
+        some(&|row| row["changes"].as_array().is_some_and(|log| log.len() > 2)),
+        some(&|row| !row["pair"].is_null()),
+    ];
+    for ids in &kinds {
+        assert_eq!(ids.len(), 2, "{kinds:?}");
+    }
+    for id in kinds.iter().flatten() {
+        let said = place.everpair(NAME, &["explain", id, "--json"]).ended(0).out;
+        let mut explained: Value = serde_json::from_str(&said).expect("JSON");
+        let left_out = explained["left_out"].as_array().expect("a list").iter();
+        assert!(left_out.clone().all(|one| one["reason"] == "too_short"), "{explained:#}");
+        explained["left_out"] = left_out.map(|one| one["instruction"].clone()).collect();
+        let fields = explained.as_object_mut().expect("an object");
+        assert!(fields.remove("in_force").is_some_and(|rules| rules.is_object()));
+        assert!(fields.remove("at_epoch").is_some_and(|epoch| epoch == place.epoch(NAME)));
+        let mut row = rows[id].clone();
+        same_times(&mut row);
+        assert_eq!(explained, row, "{id}");
+        let one = place.everpair(NAME, &["explain", &id[..12], "--sql"]).ended(0).out;
+        assert_eq!(readers::duckdb_script(&path, &one).len(), 1);
+    }
+}
