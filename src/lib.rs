@@ -12,6 +12,7 @@ pub mod dataset;
 pub mod delta;
 pub mod demo;
 pub mod explain;
+pub mod export;
 pub mod gallery;
 pub mod metrics;
 pub mod push;

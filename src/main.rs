@@ -13,6 +13,7 @@ use everpair::{
     cli::{self, BadConfig},
     demo::{self, DemoOptions},
     explain,
+    export::{self, ExportArgs},
     service::{self, RunOptions},
     snapshot, status, verify, views,
 };
@@ -56,6 +57,8 @@ enum Command {
     Validate(everpair::validate::ValidateArgs),
     /// Proposes bands from a sample of the tables, or of a folder of images.
     Calibrate(everpair::calibrate::CalibrateArgs),
+    /// Live rows of one epoch as files for training, or for programs that do not read Delta.
+    Export(ExportArgs),
     /// Recomputes pairs and triplets by brute force and shows what differs.
     Verify {
         #[command(flatten)]
@@ -99,6 +102,7 @@ fn main() -> ExitCode {
         Command::Status { config, json } => show_status(&config, json),
         Command::Validate(args) => everpair::validate::validate(&args),
         Command::Calibrate(args) => everpair::calibrate::calibrate(&args),
+        Command::Export(args) => export::export(&args),
         Command::Verify { config, sample, json } => run_verify(&config, sample, json),
         Command::Changes(args) => changes::run(&args),
         Command::Snapshot(command) => snapshot::run(&command),

@@ -5,6 +5,7 @@ mod changes;
 mod delta_store;
 mod deploy;
 mod explain;
+mod export;
 mod faulty;
 mod graph;
 mod publish_model;

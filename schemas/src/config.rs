@@ -576,6 +576,12 @@ fn byte_count<'de, D: Deserializer<'de>>(deserializer: D) -> Result<usize, D::Er
         Bytes::Count(n) => return Ok(n),
         Bytes::Text(text) => text,
     };
+    parse_bytes(&text)
+        .ok_or_else(|| D::Error::custom(format!("{text:?}: write bytes as \"256 MiB\"")))
+}
+
+/// A number of bytes as a person writes it: `1000`, `64 KiB`, `256 MiB`, `1 GiB`.
+pub fn parse_bytes(text: &str) -> Option<usize> {
     let factor = |unit: &str| match unit {
         "" | "B" => Some(1.0),
         "KiB" => Some(1024.0),
@@ -583,9 +589,7 @@ fn byte_count<'de, D: Deserializer<'de>>(deserializer: D) -> Result<usize, D::Er
         "GiB" => Some(1024.0 * 1024.0 * 1024.0),
         _ => None,
     };
-    quantity(&text)
-        .and_then(|(n, unit)| Some((n * factor(unit)?) as usize))
-        .ok_or_else(|| D::Error::custom(format!("{text:?}: write bytes as \"256 MiB\"")))
+    quantity(text).and_then(|(n, unit)| Some((n * factor(unit)?) as usize))
 }
 
 fn some_duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {

@@ -117,6 +117,22 @@ pub const CALIBRATE_SUB_BANDS_MAX: usize = 16;
 
 const _: () = assert!(CALIBRATE_SAMPLE <= CALIBRATE_SAMPLE_MAX);
 const _: () = assert!(CALIBRATE_COPIED <= CALIBRATE_PICTURED);
+
+/// Rows of a table file that are read at once, and the bytes that they may come to.
+pub const READ_ROWS: usize = 1_024;
+/// Bytes of a table file that are read at once; one row more than this still comes.
+pub const READ_BYTES: usize = 32 << 20;
+/// Bytes of pictures that an export holds at once; one row more than this still goes out.
+pub const EXPORT_BATCH_BYTES: usize = 16 << 20;
+/// Largest row group of an export, bytes before encoding: viewers and streaming readers hold one.
+pub const EXPORT_GROUP_BYTES: usize = 100_000_000;
+/// Most rows of a row group of an export.
+pub const EXPORT_GROUP_ROWS: usize = 100_000;
+/// Largest file of an export, bytes, unless another size is asked for.
+pub const EXPORT_FILE_BYTES: usize = 512_000_000;
+/// Longest list of licences, sources or models in an export's card; the rest is counted together.
+pub const CARD_ROWS: usize = 20;
+
 const _: () = assert!(ENCODED_BYTES_MAX <= EPOCH_BYTES, "an epoch must hold the largest image");
 const _: () = assert!(LOG_LINE_BYTES_MAX >= ENCODED_BYTES_MAX / 3 * 4 + 4 * TEXT_BYTES_MAX);
 const _: () = assert!(KAFKA_AHEAD_BYTES >= ENCODED_BYTES_MAX, "or the largest image never fits");
@@ -124,3 +140,5 @@ const _: () = assert!(PUSH_BYTES_MAX >= ENCODED_BYTES_MAX, "what fits must be re
 const _: () = assert!(ENCODER_SIDE_MAX <= STORED_SIDE_MAX);
 const _: () = assert!(STORED_SIDE_MAX <= SIDE_MAX);
 const _: () = assert!(TARGETS_PER_QUERY <= NEIGHBORS && NEIGHBORS <= NEIGHBORS_MAX);
+const _: () = assert!(READ_BYTES <= EXPORT_GROUP_BYTES && EXPORT_BATCH_BYTES <= EXPORT_GROUP_BYTES);
+const _: () = assert!(EXPORT_GROUP_BYTES <= EXPORT_FILE_BYTES);

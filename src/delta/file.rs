@@ -9,8 +9,10 @@ use arrow_schema::{DataType, Field, Schema, SchemaRef};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use parquet::arrow::{ArrowWriter, ProjectionMask};
 use parquet::basic::{Compression, ZstdLevel};
+use parquet::file::metadata::ParquetMetaData;
 use parquet::file::properties::{EnabledStatistics, WriterProperties};
 use parquet::schema::types::ColumnPath;
+use schemas::limits;
 use serde_json::{Map, Value, json};
 
 use super::store::ObjectReader;
@@ -186,6 +188,8 @@ pub(super) fn read(
         .filter_map(|field| builder.schema().index_of(field.name()).ok())
         .collect();
     let mask = ProjectionMask::roots(builder.parquet_schema(), held);
+    let rows = rows_at_once(builder.metadata(), schema);
+    let builder = builder.with_batch_size(rows);
     let reader = builder.with_projection(mask).build().map_err(|error| failed(&error))?;
     let schema = schema.clone();
     Ok(reader.map(move |batch| {
@@ -200,6 +204,20 @@ pub(super) fn read(
         RecordBatch::try_new_with_options(schema.clone(), columns.collect(), &options)
             .map_err(|error| failed(&error))
     }))
+}
+
+/// How many rows are read at once: of pictures only as many as the memory for them allows.
+fn rows_at_once(file: &ParquetMetaData, schema: &Schema) -> usize {
+    let mut binary = Vec::new();
+    binary_leaves(schema.fields(), &[], &mut binary);
+    let groups = file.row_groups().iter();
+    let widest = groups.filter(|group| group.num_rows() > 0).map(|group| {
+        let columns = group.columns().iter().filter(|c| binary.contains(c.column_path()));
+        let bytes: i64 = columns.map(|column| column.uncompressed_size()).sum();
+        usize::try_from(bytes / group.num_rows()).unwrap_or(0)
+    });
+    let widest = widest.max().unwrap_or(0).max(1);
+    (limits::READ_BYTES / widest).clamp(1, limits::READ_ROWS)
 }
 
 /// The store's own words, where it and not the file is what failed.

@@ -137,6 +137,11 @@ impl Table {
         &self.spec
     }
 
+    /// What tells this table from every other one: the id that it was given when it was created.
+    pub fn id(&self) -> &str {
+        &self.snapshot.metadata.id
+    }
+
     pub fn version(&self) -> u64 {
         self.snapshot.version
     }
