@@ -21,6 +21,7 @@ mod peers {
 #[path = "service/place.rs"]
 mod place;
 
+mod export_peer;
 mod pipeline_peer;
 mod push_peer;
 mod s3_peer;

@@ -153,4 +153,5 @@ def main(arguments):
         print(line)
 
 
-main(sys.argv[1:])
+if __name__ == "__main__":
+    main(sys.argv[1:])
