@@ -13,6 +13,7 @@ pub mod delta;
 pub mod demo;
 pub mod explain;
 pub mod export;
+pub mod fetch;
 pub mod gallery;
 pub mod metrics;
 pub mod push;

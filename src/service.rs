@@ -24,6 +24,7 @@ use serde_json::{Map, Value};
 use self::{commit::Committer, ingest::Ingest, worker::Progress};
 use crate::{
     delta::{self, Store, TableSpec},
+    fetch,
     metrics::{Metrics, timed},
     requests::Requests,
     settings,
@@ -79,7 +80,8 @@ pub fn run(config: &Config, options: RunOptions, stop: &'static AtomicBool) -> a
         .into_iter()
         .map(|((topic, partition), next)| ((topic.into(), partition), next))
         .collect();
-    let mut source = source::open(&config.source, &next).context("open the source")?;
+    let source = source::open(&config.source, &next).context("open the source")?;
+    let mut source = fetch::in_front_of(source, config)?;
     let ends = match options.until_caught_up {
         true => {
             let ends = source.end_offsets().context("ask the source for its end")?;

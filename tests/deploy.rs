@@ -28,6 +28,7 @@ fn the_example_config_loads_and_documents_every_key() {
     Config::parse(&text).expect("the example loads");
     for section in [
         "source",
+        "fetch",
         "tables",
         "channels",
         "channels.semantic",
@@ -60,6 +61,7 @@ fn the_example_shows_the_defaults() {
     let least = Config::parse("[source]\nfiles = [\"a\"]\n[tables]\nroot = \"b\"\n").unwrap();
     let shown = |config: &Config| {
         let Config {
+            fetch,
             channels,
             pairs,
             annotator,
@@ -73,7 +75,7 @@ fn the_example_shows_the_defaults() {
         } = config.clone();
         format!(
             "{:?}",
-            (channels, pairs, annotator, triplets, contents, screen, filter, epoch, service)
+            (fetch, channels, pairs, annotator, triplets, contents, screen, filter, epoch, service)
         )
     };
     assert_eq!(shown(&example), shown(&least));

@@ -1,12 +1,14 @@
 //! Tests through public faces, in one binary.
 
 mod calibrate;
+mod bad_input;
 mod changes;
 mod delta_store;
 mod deploy;
 mod explain;
 mod export;
 mod faulty;
+mod fetch;
 mod graph;
 mod publish_model;
 mod push;

@@ -22,6 +22,14 @@ mod peers {
 mod place;
 
 mod export_peer;
+/// The messages alone: what they are by a file log is tested in the target `main`.
+mod bad_input {
+    pub mod cases;
+    pub mod check;
+    pub mod files;
+}
+
+mod bad_input_peer;
 mod pipeline_peer;
 mod push_peer;
 mod s3_peer;

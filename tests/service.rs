@@ -2,6 +2,7 @@
 //! doubled and watched.
 
 mod fenced;
+mod fetching;
 mod format;
 mod increments;
 mod kills;

@@ -112,7 +112,8 @@ pub enum DecodeError {
     /// No bytes.
     Empty,
     /// None of the formats we know.
-    UnknownFormat,
+    /// With what they look like, where that is known.
+    UnknownFormat(Option<&'static str>),
     /// The file is larger than [`Limits::encoded_bytes_max`].
     TooManyBytes {
         /// Bytes of the file.
@@ -148,7 +149,10 @@ impl fmt::Display for DecodeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             DecodeError::Empty => write!(f, "no bytes"),
-            DecodeError::UnknownFormat => write!(f, "not a JPEG, PNG, WebP or GIF file"),
+            DecodeError::UnknownFormat(None) => write!(f, "not a JPEG, PNG, WebP or GIF file"),
+            DecodeError::UnknownFormat(Some(looks)) => {
+                write!(f, "looks like {looks}; send JPEG, PNG, WebP or GIF")
+            }
             DecodeError::TooManyBytes { bytes, max } => {
                 write!(f, "{bytes} bytes are more than the limit of {max}")
             }
@@ -179,10 +183,48 @@ pub fn decode(bytes: &[u8], limits: &Limits) -> Result<Decoded, DecodeError> {
         let max = limits.encoded_bytes_max;
         return Err(DecodeError::TooManyBytes { bytes: bytes.len(), max });
     }
-    let format = Format::of(bytes).ok_or(DecodeError::UnknownFormat)?;
+    let format = Format::of(bytes).ok_or_else(|| DecodeError::UnknownFormat(looks_like(bytes)))?;
     let pixels = contained(|| decode_as(format, bytes, limits))?;
     assert_eq!(pixels.rgb.len() as u64, 3 * u64::from(pixels.width) * u64::from(pixels.height));
     Ok(Decoded { format, width: pixels.width, height: pixels.height, pixels })
+}
+
+/// What bytes are that are none of ours: whoever sent them should not have to guess.
+fn looks_like(bytes: &[u8]) -> Option<&'static str> {
+    let brand = match bytes {
+        [_, _, _, _, b'f', b't', b'y', b'p', a, b, c, d, ..] => Some([*a, *b, *c, *d]),
+        _ => None,
+    };
+    match (brand.as_ref(), bytes) {
+        (Some(b"avif" | b"avis"), _) => Some("AVIF"),
+        (Some(b"heic" | b"heix" | b"heim" | b"heis" | b"hevc" | b"mif1" | b"msf1"), _) => {
+            Some("HEIC")
+        }
+        (Some(_), _) => Some("a video"),
+        (_, [b'B', b'M', ..]) => Some("BMP"),
+        (_, [b'I', b'I', 0x2a, 0, ..] | [b'M', b'M', 0, 0x2a, ..]) => Some("TIFF"),
+        (_, [0xff, 0x0a, ..] | [0, 0, 0, 0x0c, b'J', b'X', b'L', ..]) => Some("JPEG XL"),
+        (_, [0, 0, 0, 0x0c, b'j', b'P', ..]) => Some("JPEG 2000"),
+        (_, [0, 0, 1, 0, _, 0, ..]) => Some("ICO"),
+        (_, [b'8', b'B', b'P', b'S', ..]) => Some("PSD"),
+        (_, [b'%', b'P', b'D', b'F', ..]) => Some("PDF"),
+        (_, [b'P', b'K', 3, 4, ..]) => Some("ZIP"),
+        (_, [0x1f, 0x8b, ..]) => Some("gzip"),
+        _ => looks_like_text(bytes),
+    }
+}
+
+fn looks_like_text(bytes: &[u8]) -> Option<&'static str> {
+    let begin = bytes.trim_ascii_start();
+    let begin = begin[..begin.len().min(512)].to_ascii_lowercase();
+    let has = |word: &[u8]| begin.windows(word.len()).any(|found| found == word);
+    match begin.first()? {
+        b'<' if has(b"<svg") => Some("SVG"),
+        b'<' if has(b"<html") || has(b"<!doctype html") => Some("HTML"),
+        // The envelope's first byte is a brace.
+        b'{' => Some("JSON with white space before it"),
+        _ => None,
+    }
 }
 
 fn decode_as(format: Format, bytes: &[u8], limits: &Limits) -> Result<Pixels, DecodeError> {

@@ -98,27 +98,24 @@ fn read(record: Record, options: &DecodeOptions) -> Result<(Arc<str>, Outcome), 
     let bytes = match body {
         Body::Tombstone => return Ok((image_id.into(), Outcome::Gone)),
         Body::Bytes(bytes) => bytes,
-        Body::Reference => {
-            let uri = description.uri.as_deref().unwrap_or_default();
-            let detail = format!(
-                "{uri}: no scheme is allowed, so nothing is fetched; send the image's bytes"
-            );
-            return Err(refuse((Reason::UriNotAllowed, detail)));
-        }
+        Body::Reference => return Err(refuse(message::not_fetched(&description))),
     };
     let given = quantise(&vectors, &options.given).map_err(refuse)?;
     let decoded = kernels::decode::decode(&bytes, &options.limits)
         .map_err(|e| refuse((reason_of(&e), e.to_string())))?;
     let caption_id = caption_text(description.caption.as_deref())
         .map(|caption| ContentId::of(caption.as_bytes()));
-    let picture = picture(bytes, decoded, options.store, given, caption_id);
+    let mut picture = picture(bytes, decoded, options.store, given, caption_id);
+    if options.store == StoreKind::Reference {
+        picture.content.image.path = description.uri.clone();
+    }
     Ok((image_id.into(), Outcome::Live(Arc::new(picture), Arc::new(description))))
 }
 
 fn reason_of(error: &DecodeError) -> Reason {
     match error {
         DecodeError::Empty => Reason::EmptyValue,
-        DecodeError::UnknownFormat => Reason::UnknownFormat,
+        DecodeError::UnknownFormat(_) => Reason::UnknownFormat,
         DecodeError::TooManyBytes { .. } => Reason::TooManyBytes,
         DecodeError::TooManyPixels { .. } => Reason::TooManyPixels,
         DecodeError::SideTooLong { .. } => Reason::SideTooLong,

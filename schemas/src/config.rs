@@ -3,10 +3,13 @@
 //! Environment variables fill secrets only. A value that cannot work is refused here, with words
 //! that say what would.
 
+mod fetch;
+
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
 
+pub use self::fetch::{Fetch, Scheme};
 use crate::{Channel, limits, message::KeySource};
 
 /// The whole config.
@@ -15,6 +18,9 @@ use crate::{Channel, limits, message::KeySource};
 pub struct Config {
     /// Where messages come from.
     pub source: Source,
+    /// Whose bytes may be fetched for messages that are references.
+    #[serde(default)]
+    pub fetch: Fetch,
     /// Where tables go.
     pub tables: Tables,
     /// Encoders and bands.
@@ -394,6 +400,7 @@ impl Config {
         if self.tables.root.is_empty() {
             return fail("[tables] root is empty; name a folder".into());
         }
+        self.fetch.check()?;
         for channel in Channel::ALL {
             check_channel(channel, self.channels.get(channel))?;
         }
@@ -444,8 +451,8 @@ impl Config {
             if path.is_absolute() { path } else { folder.join(path) }.to_string_lossy().into()
         };
         self.tables.root = absolute(&self.tables.root);
-        for file in &mut self.source.files {
-            *file = absolute(file);
+        for path in self.source.files.iter_mut().chain(&mut self.fetch.folders) {
+            *path = absolute(path);
         }
     }
 }
@@ -665,6 +672,19 @@ mod tests {
         let key = LEAST.replace("[tables]", "key = \"x\"\n[tables]");
         assert!(refused(&key).contains("header:NAME"));
         assert!(refused(&format!("{LEAST}[epoch]\nlinger = \"soon\"\n")).contains("10 min"));
+        for (fetch, words) in [
+            ("schemes = [\"https\"]", "hosts is empty"),
+            ("hosts = [\"a.org\"]", "https or http"),
+            ("schemes = [\"ftp\"]", "ftp"),
+            ("schemes = [\"http\"]\nhosts = [\"http://a.org\"]", "without scheme"),
+            ("schemes = [\"http\"]\nhosts = [\"a.*.org\"]", "*.example.org"),
+            ("schemes = [\"file\"]\nfolders = [\"a/../b\"]", ".."),
+            ("attempts = 0", "1 to 10"),
+            ("timeout = \"2 h\"", "at most"),
+        ] {
+            let said = refused(&format!("{LEAST}[fetch]\n{fetch}\n"));
+            assert!(said.contains(words), "{said}");
+        }
     }
 
     #[test]

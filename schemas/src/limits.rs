@@ -48,6 +48,31 @@ pub const PUSH_AHEAD: usize = 4;
 pub const PUSH_NAMED_MAX: usize = 10_000;
 /// Bytes of one Kafka message where the topic does not tell how many it takes.
 pub const MESSAGE_BYTES: usize = 1_000_000;
+/// Longest time for one try to fetch a `uri`.
+pub const FETCH_TIME: Duration = Duration::from_secs(30);
+/// Largest `[fetch] timeout`: a record that waits for its bytes holds up its partition.
+pub const FETCH_TIME_MAX: Duration = Duration::from_secs(600);
+/// Longest time until a connection stands.
+pub const FETCH_CONNECT_TIME: Duration = Duration::from_secs(5);
+/// Tries to fetch a `uri`.
+pub const FETCH_ATTEMPTS: usize = 3;
+/// Requests to one host at once: polite to those that never asked for this.
+pub const FETCH_PER_HOST: usize = 4;
+/// Requests at once.
+pub const FETCH_IN_FLIGHT: usize = 64;
+/// Largest `[fetch] in_flight`.
+pub const FETCH_IN_FLIGHT_MAX: usize = 1_024;
+/// Hosts that are remembered between requests to them.
+pub const FETCH_HOSTS: usize = 1_024;
+/// Redirects of one request that are followed.
+pub const FETCH_REDIRECTS: usize = 5;
+/// Shortest and longest wait between two tries, whatever a server asks for.
+pub const FETCH_BACKOFF: (Duration, Duration) =
+    (Duration::from_millis(250), Duration::from_secs(30));
+/// Records read ahead of the first one whose bytes are still on their way.
+pub const FETCH_AHEAD_ROWS: usize = 1_024;
+/// Bytes of those records, fetched ones included; the one that all others wait for may be over it.
+pub const FETCH_AHEAD_BYTES: usize = 256 << 20;
 
 /// Rows of an epoch.
 pub const EPOCH_ROWS: usize = 10_000;
@@ -138,6 +163,8 @@ const _: () = assert!(LOG_LINE_BYTES_MAX >= ENCODED_BYTES_MAX / 3 * 4 + 4 * TEXT
 const _: () = assert!(KAFKA_AHEAD_BYTES >= ENCODED_BYTES_MAX, "or the largest image never fits");
 const _: () = assert!(PUSH_BYTES_MAX >= ENCODED_BYTES_MAX, "what fits must be read whole");
 const _: () = assert!(ENCODER_SIDE_MAX <= STORED_SIDE_MAX);
+const _: () = assert!(FETCH_IN_FLIGHT <= FETCH_IN_FLIGHT_MAX && FETCH_PER_HOST <= FETCH_IN_FLIGHT);
+const _: () = assert!(FETCH_AHEAD_BYTES >= ENCODED_BYTES_MAX);
 const _: () = assert!(STORED_SIDE_MAX <= SIDE_MAX);
 const _: () = assert!(TARGETS_PER_QUERY <= NEIGHBORS && NEIGHBORS <= NEIGHBORS_MAX);
 const _: () = assert!(READ_BYTES <= EXPORT_GROUP_BYTES && EXPORT_BATCH_BYTES <= EXPORT_GROUP_BYTES);

@@ -32,13 +32,43 @@ pub struct Record {
     pub value: Option<Vec<u8>>,
     /// Headers, in order; a null header value is none.
     pub headers: Vec<(String, Vec<u8>)>,
+    /// What was behind its `uri`, if it was fetched.
+    #[serde(default)]
+    pub fetched: Option<Fetched>,
+}
+
+/// What came of fetching a `uri`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Fetched {
+    /// The bytes.
+    Bytes(#[serde(with = "serde_bytes")] Vec<u8>),
+    /// Why there are none: a reason of the closed set, and the words for it.
+    Failed(Reason, String),
 }
 
 impl Record {
+    /// A record as the source has it: nothing is fetched yet.
+    pub fn new(
+        position: Position,
+        key: Option<Vec<u8>>,
+        value: Option<Vec<u8>>,
+        headers: Vec<(String, Vec<u8>)>,
+    ) -> Record {
+        Record { position, key, value, headers, fetched: None }
+    }
+
     /// Bytes that count against an epoch's budget.
     pub fn bytes(&self) -> usize {
         let headers: usize = self.headers.iter().map(|(k, v)| k.len() + v.len()).sum();
-        self.key.as_ref().map_or(0, Vec::len) + self.value.as_ref().map_or(0, Vec::len) + headers
+        let fetched = match &self.fetched {
+            Some(Fetched::Bytes(bytes)) => bytes.len(),
+            Some(Fetched::Failed(_, why)) => why.len(),
+            None => 0,
+        };
+        self.key.as_ref().map_or(0, Vec::len)
+            + self.value.as_ref().map_or(0, Vec::len)
+            + headers
+            + fetched
     }
 }
 
@@ -106,8 +136,91 @@ pub struct Unreadable {
     pub image_id: Option<String>,
 }
 
-/// Reads one record. Total: every record is a message or has a reason why not.
+/// Reads one record. Total: every record is a message or has a reason why not. Of a record whose
+/// `uri` was fetched, the bytes are those of the image; a fetch that failed is a reason.
 pub fn parse(record: Record, key: &KeySource) -> Result<Message, Unreadable> {
+    let Opened { image_id, position, body, description, vectors, fetched } = open(record, key)?;
+    let body = match (body, fetched) {
+        (Body::Reference, Some(Fetched::Bytes(bytes))) => Body::Bytes(bytes),
+        (Body::Reference, Some(Fetched::Failed(reason, detail))) => {
+            return Err(Unreadable { reason, detail, image_id });
+        }
+        (body, _) => body,
+    };
+    let image_id = match (image_id, &body) {
+        (Some(id), _) => id,
+        (None, Body::Bytes(bytes)) => crate::ContentId::of(bytes).hex(),
+        // The id is not known until the bytes are; such a message cannot replace anything.
+        (None, _) => {
+            let (reason, detail) = not_fetched(&description);
+            return Err(Unreadable { reason, detail, image_id: None });
+        }
+    };
+    Ok(Message { image_id, position, body, description, vectors })
+}
+
+/// Why a message that is a reference has no bytes where nothing is fetched.
+pub fn not_fetched(description: &Description) -> (Reason, String) {
+    let uri = description.uri.as_deref().unwrap_or_default();
+    let why = "no scheme is allowed, so nothing is fetched; send the image's bytes, or allow the \
+               scheme and host in [fetch]";
+    (Reason::UriNotAllowed, format!("{uri}: {why}"))
+}
+
+/// The `uri` whose bytes a record needs before it can be read; none of a record that is complete,
+/// or that would be turned away whatever the bytes are.
+pub fn reference(record: &Record, key: &KeySource) -> Option<String> {
+    let value = record.value.as_deref()?;
+    if record.fetched.is_some() || value.first() != Some(&b'{') || has_image(value) {
+        return None;
+    }
+    let opened = open(record.clone(), key).ok()?;
+    if opened.body == Body::Reference { opened.description.uri } else { None }
+}
+
+/// Whether an envelope has an image, found without copying it. As in the envelope's own parser the
+/// last of several fields of one name counts.
+fn has_image(value: &[u8]) -> bool {
+    struct Image(bool);
+    impl<'de> Deserialize<'de> for Image {
+        fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+            struct Fields;
+            impl<'de> serde::de::Visitor<'de> for Fields {
+                type Value = Image;
+                fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                    f.write_str("an object")
+                }
+                fn visit_map<A: serde::de::MapAccess<'de>>(
+                    self,
+                    mut fields: A,
+                ) -> Result<Image, A::Error> {
+                    let mut image = false;
+                    while let Some(name) = fields.next_key::<String>()? {
+                        let some: Option<serde::de::IgnoredAny> = fields.next_value()?;
+                        if name == "image" {
+                            image = some.is_some();
+                        }
+                    }
+                    Ok(Image(image))
+                }
+            }
+            deserializer.deserialize_map(Fields)
+        }
+    }
+    serde_json::from_slice::<Image>(value).is_ok_and(|image| image.0)
+}
+
+/// A record whose parts could be read.
+struct Opened {
+    image_id: Option<String>,
+    position: Position,
+    body: Body,
+    description: Description,
+    vectors: [Option<Vec<f64>>; 3],
+    fetched: Option<Fetched>,
+}
+
+fn open(record: Record, key: &KeySource) -> Result<Opened, Unreadable> {
     if let (None, Some(value)) = (&record.key, &record.value)
         && value.starts_with(NOT_A_LINE.as_bytes())
     {
@@ -132,20 +245,11 @@ pub fn parse(record: Record, key: &KeySource) -> Result<Message, Unreadable> {
         Some(Ok(id)) => Some(id),
         None => None,
     };
-    let Record { position, value, headers, .. } = record;
+    let Record { position, value, headers, fetched, .. } = record;
     match read_value(value, &headers) {
         Err((reason, detail)) => Err(Unreadable { reason, detail, image_id: known_id }),
         Ok((body, description, vectors)) => {
-            let image_id = match (known_id, &body) {
-                (Some(id), _) => id,
-                (None, Body::Bytes(bytes)) => crate::ContentId::of(bytes).hex(),
-                // The id is not known until the bytes are; such a message cannot replace anything.
-                (None, _) => {
-                    let detail = "key = \"content\" needs the image's bytes in the message".into();
-                    return Err(Unreadable { reason: Reason::MissingId, detail, image_id: None });
-                }
-            };
-            Ok(Message { image_id, position, body, description, vectors })
+            Ok(Opened { image_id: known_id, position, body, description, vectors, fetched })
         }
     }
 }
@@ -261,7 +365,7 @@ fn read_envelope(value: &[u8], mut description: Description) -> Result<Content, 
 fn decode_base64(text: &str) -> Result<Vec<u8>, Fault> {
     base64::engine::general_purpose::STANDARD
         .decode(text)
-        .map_err(|e| (Reason::BadBase64, format!("image: {e}")))
+        .map_err(|e| (Reason::BadBase64, format!("image: must be standard base64, padded: {e}")))
 }
 
 fn read_vectors(value: serde_json::Value) -> Result<[Option<Vec<f64>>; 3], Fault> {
@@ -305,7 +409,7 @@ const NOT_A_LINE: &str = "{not a log line: ";
 pub fn broken_line(why: &str, topic: &Arc<str>, partition: i32, offset: i64) -> Record {
     let position = Position { topic: topic.clone(), partition, offset, timestamp_us: 0 };
     let value = Some(format!("{NOT_A_LINE}{why}").into_bytes());
-    Record { position, key: None, value, headers: Vec::new() }
+    Record::new(position, None, value, Vec::new())
 }
 
 /// Reads one line. A line that is no such JSON becomes a record that [`parse`] will reject: it has
@@ -335,12 +439,12 @@ pub fn read_line(line: &str, topic: &Arc<str>, partition: i32, offset: i64) -> R
         serde_json::Value::Null => None,
         other => Some((name, other.to_string().into_bytes())),
     });
-    Record {
-        position: at(line.timestamp.saturating_mul(1000)),
-        key: line.key.map(String::into_bytes),
+    Record::new(
+        at(line.timestamp.saturating_mul(1000)),
+        line.key.map(String::into_bytes),
         value,
-        headers: headers.collect(),
-    }
+        headers.collect(),
+    )
 }
 
 /// Writes one line of a file log, without the newline. `timestamp_ms` is since 1970.

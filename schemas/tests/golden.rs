@@ -75,11 +75,8 @@ fn the_envelope_schema_is_the_parsers() {
 }
 
 fn read(envelope: &str) -> Result<(), String> {
-    let record = Record {
-        position: Position { topic: "t".into(), partition: 0, offset: 0, timestamp_us: 0 },
-        key: Some(b"a".to_vec()),
-        value: Some(envelope.as_bytes().to_vec()),
-        headers: Vec::new(),
-    };
+    let position = Position { topic: "t".into(), partition: 0, offset: 0, timestamp_us: 0 };
+    let (key, value) = (Some(b"a".to_vec()), Some(envelope.as_bytes().to_vec()));
+    let record = Record::new(position, key, value, Vec::new());
     parse(record, &KeySource::Message).map(|_| ()).map_err(|fault| fault.detail)
 }

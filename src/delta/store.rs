@@ -21,6 +21,11 @@ use schemas::limits;
 
 use super::{Error, Result};
 
+/// A bucket, by its URL without a path (`s3://BUCKET`).
+pub fn open_bucket(url: &str, settings: &BTreeMap<String, String>) -> Result<Arc<dyn ObjectStore>> {
+    Ok(open::open(url, settings, limits::FETCH_TIME)?.0)
+}
+
 /// How much is fetched at once when a reader asks for little: page headers, narrow columns.
 const READ_AHEAD_BYTES: u64 = 256 << 10;
 

@@ -108,12 +108,8 @@ fn bad_files_are_bad_in_the_way_they_say() {
     for file in files {
         let position = Position { topic: "t".into(), partition: 0, offset: 0, timestamp_us: 0 };
         let caption = file.caption.iter().map(|c| ("caption".to_string(), c.clone().into_bytes()));
-        let record = Record {
-            position,
-            key: Some(file.id.clone().into_bytes()),
-            value: file.value.clone(),
-            headers: caption.collect(),
-        };
+        let key = Some(file.id.clone().into_bytes());
+        let record = Record::new(position, key, file.value.clone(), caption.collect());
         let Some(reason) = file.reason else {
             assert_eq!(
                 parse(record, &KeySource::Message).unwrap().body,
@@ -131,7 +127,7 @@ fn bad_files_are_bad_in_the_way_they_say() {
             "decode" => {
                 use kernels::decode::DecodeError as E;
                 let found = match decode(&value, &Default::default()).unwrap_err() {
-                    E::UnknownFormat => Reason::UnknownFormat,
+                    E::UnknownFormat(_) => Reason::UnknownFormat,
                     E::TooManyPixels { .. } => Reason::TooManyPixels,
                     E::Corrupt(_) => Reason::Corrupt,
                     other => panic!("{}: {other}", file.id),

@@ -384,15 +384,16 @@ impl Source for Kafka {
 fn record(message: &BorrowedMessage<'_>, topics: &[Arc<str>]) -> Record {
     let known = topics.iter().find(|t| ***t == *message.topic());
     let headers = message.headers().into_iter().flat_map(|h| h.iter());
-    Record {
-        position: Position {
-            topic: known.cloned().unwrap_or_else(|| message.topic().into()),
-            partition: message.partition(),
-            offset: message.offset(),
-            timestamp_us: message.timestamp().to_millis().unwrap_or(0).saturating_mul(1000),
-        },
-        key: message.key().map(<[u8]>::to_vec),
-        value: message.payload().map(<[u8]>::to_vec),
-        headers: headers.filter_map(|h| Some((h.key.to_owned(), h.value?.to_vec()))).collect(),
-    }
+    let position = Position {
+        topic: known.cloned().unwrap_or_else(|| message.topic().into()),
+        partition: message.partition(),
+        offset: message.offset(),
+        timestamp_us: message.timestamp().to_millis().unwrap_or(0).saturating_mul(1000),
+    };
+    Record::new(
+        position,
+        message.key().map(<[u8]>::to_vec),
+        message.payload().map(<[u8]>::to_vec),
+        headers.filter_map(|h| Some((h.key.to_owned(), h.value?.to_vec()))).collect(),
+    )
 }

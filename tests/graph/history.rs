@@ -218,7 +218,7 @@ fn message(
 ) -> Message {
     let position = Position { topic: "images".into(), partition: 0, offset: 0, timestamp_us: 0 };
     let key = image_id.clone().map(String::into_bytes);
-    Message { record: Record { position, key, value, headers }, image_id, says }
+    Message { record: Record::new(position, key, value, headers), image_id, says }
 }
 
 fn put(

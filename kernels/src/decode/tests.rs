@@ -165,9 +165,9 @@ fn orientation_is_applied() {
 fn not_an_image() {
     let error = |bytes: &[u8]| decode(bytes, &Limits::default()).unwrap_err();
     assert_eq!(error(b""), DecodeError::Empty);
-    for bytes in [&b"\0"[..], b"<svg/>", b"hello world, this is text", b"\xff\xd8", b"RIFF1234WAVE"]
-    {
-        assert_eq!(error(bytes), DecodeError::UnknownFormat);
+    assert_eq!(error(b"<svg/>"), DecodeError::UnknownFormat(Some("SVG")));
+    for bytes in [&b"\0"[..], b"hello world, this is text", b"\xff\xd8", b"RIFF1234WAVE"] {
+        assert_eq!(error(bytes), DecodeError::UnknownFormat(None));
     }
     for bytes in [&b"\xff\xd8\xff"[..], b"\x89PNG\r\n\x1a\n", b"RIFF\0\0\0\0WEBP", b"GIF89a"] {
         assert!(matches!(error(bytes), DecodeError::Corrupt(_)), "{bytes:?}");

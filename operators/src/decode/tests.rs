@@ -14,7 +14,7 @@ fn jpeg(width: u32, height: u32) -> Vec<u8> {
 
 fn record(key: Option<&[u8]>, value: Option<Vec<u8>>) -> Record {
     let position = Position { topic: "t".into(), partition: 1, offset: 7, timestamp_us: 5 };
-    Record { position, key: key.map(Into::into), value, headers: Vec::new() }
+    Record::new(position, key.map(Into::into), value, Vec::new())
 }
 
 fn options() -> DecodeOptions {
@@ -152,6 +152,14 @@ fn what_is_kept_is_what_the_config_says() {
     assert_eq!(kept(StoreKind::Original).bytes, Some(bytes.clone()));
     assert_eq!(kept(StoreKind::Original).path, Some(format!("{id}.jpg")));
     assert_eq!(kept(StoreKind::Reference), StoredImage { bytes: None, path: None });
+
+    let options = DecodeOptions { store: StoreKind::Reference, ..options() };
+    let mut reference = record(Some(b"a"), envelope("\"uri\": \"s3://b/c.jpg\""));
+    reference.fetched = Some(message::Fetched::Bytes(bytes.clone()));
+    let Ok((_, Outcome::Live(picture, _))) = read(reference, &options) else { panic!("live") };
+    let path = Some("s3://b/c.jpg".to_owned());
+    assert_eq!(picture.content.image, StoredImage { bytes: None, path });
+    assert_eq!(picture.content_id, ContentId::of(&bytes));
 }
 
 #[test]

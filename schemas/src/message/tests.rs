@@ -1,12 +1,12 @@
 use super::*;
 
 fn record(key: Option<&str>, value: Option<&[u8]>) -> Record {
-    Record {
-        position: Position { topic: "t".into(), partition: 0, offset: 1, timestamp_us: 2 },
-        key: key.map(|k| k.as_bytes().to_vec()),
-        value: value.map(<[u8]>::to_vec),
-        headers: vec![("caption".into(), b"a cat".to_vec()), ("x".into(), vec![255])],
-    }
+    Record::new(
+        Position { topic: "t".into(), partition: 0, offset: 1, timestamp_us: 2 },
+        key.map(|k| k.as_bytes().to_vec()),
+        value.map(<[u8]>::to_vec),
+        vec![("caption".into(), b"a cat".to_vec()), ("x".into(), vec![255])],
+    )
 }
 
 fn reason(key: Option<&str>, value: Option<&[u8]>) -> Reason {
@@ -83,4 +83,56 @@ fn lines_read_back() {
     let broken = parse(read_line("not json", &topic, 0, 3), &KeySource::Message).unwrap_err();
     assert_eq!(broken.reason, Reason::BadEnvelope);
     assert!(broken.detail.starts_with("not a log line: expected"), "{}", broken.detail);
+}
+
+const JSON: &[u8] = br#"{"uri":"https://a/b.jpg","caption":"a cat"}"#;
+
+#[test]
+fn what_was_fetched_stands_for_the_image() {
+    for key in [KeySource::Message, KeySource::Content] {
+        let mut fetched = record(Some("a"), Some(JSON));
+        assert_eq!(reference(&fetched, &key).as_deref(), Some("https://a/b.jpg"));
+        fetched.fetched = Some(Fetched::Bytes(b"abc".to_vec()));
+        assert_eq!(fetched.bytes(), record(Some("a"), Some(JSON)).bytes() + 3);
+        assert_eq!(reference(&fetched, &key), None, "once");
+        let message = parse(fetched, &key).unwrap();
+        assert_eq!(message.body, Body::Bytes(b"abc".to_vec()));
+        assert_eq!(message.description.uri.as_deref(), Some("https://a/b.jpg"));
+        let hex = crate::ContentId::of(b"abc").hex();
+        assert_eq!(message.image_id, if key == KeySource::Content { hex } else { "a".into() });
+    }
+}
+
+#[test]
+fn a_fetch_that_failed_turns_the_message_away_and_takes_its_id_down() {
+    let mut failed = record(Some("a"), Some(JSON));
+    failed.fetched = Some(Fetched::Failed(Reason::FetchFailed, "404".into()));
+    let fault = parse(failed.clone(), &KeySource::Message).unwrap_err();
+    assert_eq!((fault.reason, &*fault.detail), (Reason::FetchFailed, "404"));
+    assert_eq!(fault.image_id.as_deref(), Some("a"));
+    assert_eq!(parse(failed, &KeySource::Content).unwrap_err().image_id, None);
+    let fault = parse(record(None, Some(JSON)), &KeySource::Content).unwrap_err();
+    assert_eq!(fault.reason, Reason::UriNotAllowed);
+    assert!(fault.detail.contains("[fetch]"), "{}", fault.detail);
+}
+
+#[test]
+fn only_what_lacks_its_bytes_is_fetched() {
+    let needs = |value: &[u8]| reference(&record(Some("a"), Some(value)), &KeySource::Message);
+    assert_eq!(needs(br#"{"uri":"s3://b/c","image":null}"#).as_deref(), Some("s3://b/c"));
+    assert_eq!(needs(br#"{"uri":"s3://b/c","image":"AAE="}"#), None);
+    // The last of two fields of one name counts, as it does for the parser.
+    assert_eq!(needs(br#"{"image":null,"uri":"s3://b/c","image":"AAE="}"#), None);
+    assert_eq!(
+        needs(br#"{"image":"AAE=","uri":"s3://b/c","image":null}"#).as_deref(),
+        Some("s3://b/c")
+    );
+    // Turned away whatever the bytes are.
+    assert_eq!(needs(br#"{"uri":"s3://b/c","caption":7}"#), None);
+    assert_eq!(needs(br#"{"uri":"s3://b/c""#), None);
+    assert_eq!(needs(b"\xff\xd8"), None);
+    assert_eq!(reference(&record(None, Some(JSON)), &KeySource::Message), None);
+    let mut header = record(Some("a"), Some(b"{\"image\":null}"));
+    header.headers.push(("uri".into(), b"https://a/c.jpg".to_vec()));
+    assert_eq!(reference(&header, &KeySource::Message).as_deref(), Some("https://a/c.jpg"));
 }
