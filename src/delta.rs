@@ -36,7 +36,7 @@ use std::fmt;
 
 pub use publish::{Change, EpochCommit, Latest, Offsets, Publisher, read_latest, start};
 pub use store::{Created, Store, open_bucket};
-pub use table::{Commit, Key, Table, TableSpec};
+pub use table::{Commit, Key, Rows, Table, TableSpec};
 
 /// Name of the `txn` whose version is the newest epoch that a table holds.
 pub const EPOCH: &str = "everpair/epoch";

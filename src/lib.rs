@@ -17,6 +17,7 @@ pub mod fetch;
 pub mod gallery;
 pub mod metrics;
 pub mod push;
+pub mod replay;
 pub mod requests;
 pub mod scenes;
 pub mod service;

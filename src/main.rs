@@ -45,6 +45,8 @@ enum Command {
     Push(Box<everpair::push::PushArgs>),
     /// Takes images down; with --block they cannot come back.
     Takedown(cli::TakedownArgs),
+    /// Has rejected messages read again, after a fix of the config; see the table `rejects`.
+    Replay(everpair::replay::ReplayArgs),
     /// What the tables hold, and the counters of the newest run.
     Status {
         #[command(flatten)]
@@ -99,6 +101,7 @@ fn main() -> ExitCode {
         }
         Command::Push(args) => cli::push(&args),
         Command::Takedown(args) => cli::takedown(&args),
+        Command::Replay(args) => everpair::replay::replay(&args),
         Command::Status { config, json } => show_status(&config, json),
         Command::Validate(args) => everpair::validate::validate(&args),
         Command::Calibrate(args) => everpair::calibrate::calibrate(&args),

@@ -4,7 +4,10 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -20,11 +23,25 @@ const PREFIX: &str = "ask-";
 const INTERVAL: Duration = Duration::from_millis(250);
 
 /// What one object asks for.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
 pub struct Request {
     /// Must not come back, and leaves if it is here.
     pub block: Vec<BlockedRow>,
+    /// Messages that were turned away, to be read again.
+    pub replay: Vec<Messages>,
+}
+
+/// Messages of one partition.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Messages {
+    /// Topic, or the name of the file log.
+    pub topic: String,
+    /// Partition within it.
+    pub partition: i32,
+    /// Offsets within that.
+    pub offsets: Vec<i64>,
 }
 
 /// Asks the service of these tables, running now or started later.
@@ -42,29 +59,46 @@ pub struct Requests {
     seen: BTreeSet<String>,
     open: Vec<String>,
     cut: Arc<Mutex<BTreeMap<Epoch, Vec<String>>>>,
+    /// Those that were taken and are not committed.
+    waiting: Arc<AtomicUsize>,
+    looked_once: Arc<AtomicBool>,
 }
 
 impl Requests {
-    /// Requests to the tables in `store`.
+    /// Requests to the tables in `store`; clones share what is known of them.
     pub fn new(store: Store) -> Requests {
         let (looked, seen, open, cut) = Default::default();
-        Requests { store, looked, seen, open, cut }
+        let (waiting, looked_once) = Default::default();
+        Requests { store, looked, seen, open, cut, waiting, looked_once }
     }
 
-    /// What was asked for since the last call. A request that cannot be read is said and left.
-    pub fn take(&mut self) -> Vec<BlockedRow> {
+    /// Whether all that was asked for when the service started is committed, and what was taken
+    /// since.
+    pub fn done_with(&self) -> bool {
+        self.looked_once.load(Ordering::Acquire) && self.waiting.load(Ordering::Acquire) == 0
+    }
+
+    /// What was asked for since the last call, if there is any. A request that cannot be read is
+    /// said and left.
+    pub fn take(&mut self) -> Option<Request> {
         if self.looked.is_some_and(|at| at.elapsed() < INTERVAL) {
-            return Vec::new();
+            return None;
         }
+        let taken = self.look();
+        self.looked_once.store(true, Ordering::Release);
+        taken
+    }
+
+    fn look(&mut self) -> Option<Request> {
         self.looked = Some(Instant::now());
         let names = match self.store.list(FOLDER, PREFIX) {
             Ok(names) => names,
             Err(error) => {
                 eprintln!("warning: requests cannot be listed: {error}");
-                return Vec::new();
+                return None;
             }
         };
-        let mut blocks = Vec::new();
+        let mut taken: Option<Request> = None;
         for (name, _) in names {
             let path = format!("{FOLDER}/{name}");
             if !self.seen.insert(path.clone()) {
@@ -74,14 +108,17 @@ impl Requests {
             let request = request.map(|text| serde_json::from_slice::<Request>(&text));
             match request {
                 Some(Ok(request)) => {
-                    blocks.extend(request.block);
+                    let taken = taken.get_or_insert_default();
+                    taken.block.extend(request.block);
+                    taken.replay.extend(request.replay);
                     self.open.push(path);
+                    self.waiting.fetch_add(1, Ordering::AcqRel);
                 }
                 Some(Err(error)) => eprintln!("warning: {path} is no request: {error}"),
                 None => {}
             }
         }
-        blocks
+        taken
     }
 
     /// What was taken since the last call belongs to `epoch`.
@@ -100,6 +137,7 @@ impl Requests {
                 break;
             }
             for name in first.remove() {
+                self.waiting.fetch_sub(1, Ordering::AcqRel);
                 if let Err(error) = self.store.delete(&name) {
                     eprintln!("warning: {name} stays and will be asked again: {error}");
                 }

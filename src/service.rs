@@ -135,6 +135,7 @@ pub fn run(config: &Config, options: RunOptions, stop: &'static AtomicBool) -> a
         exchange: exchange.clone(),
         metrics: metrics.clone(),
         stop,
+        config: config.clone(),
     };
     let ingest = std::thread::Builder::new()
         .name("ingest".into())

@@ -98,6 +98,19 @@ pub fn open(config: &config::Source, next: &Offsets) -> Result<Box<dyn Source>, 
     }
 }
 
+/// Opens the source once more, to read again from the offsets in `next`; other partitions are left
+/// out, and what is gone is passed over. Partitions of topics that the config no longer names never
+/// come, and have no end.
+pub fn open_again(config: &config::Source, next: &Offsets) -> Result<Box<dyn Source>, SourceError> {
+    let config =
+        config::Source { on_offset_gone: config::OnOffsetGone::Earliest, ..config.clone() };
+    if config.files.is_empty() {
+        return Ok(Box::new(kafka::Kafka::open(&config, next)?.only_these()));
+    }
+    let patterns = &config.files;
+    Ok(Box::new(files::Files::open(patterns, config.on_offset_gone, next)?.only(next)))
+}
+
 /// One line for the person who watches; the service goes on.
 fn warn(text: fmt::Arguments<'_>) {
     eprintln!("warning: {text}");

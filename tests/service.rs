@@ -7,6 +7,7 @@ mod format;
 mod increments;
 mod kills;
 pub mod place;
+mod replaying;
 mod stops;
 mod takedowns;
 mod words;

@@ -15,7 +15,7 @@ use schemas::{
     Channel, ContentId, Epoch, caption_text,
     config::StoreKind,
     limits,
-    message::{self, Body, KeySource, Message, Position, Record},
+    message::{self, Body, KeySource, Message, Position, Reading, Record},
     reject::Reason,
     tables::{ContentRow, Measures, RejectRow, StoredImage},
 };
@@ -56,12 +56,12 @@ pub fn decode<'s>(
             input.for_each_stamp(|stamp, batches| {
                 let mut session = output.session(&stamp);
                 for record in batches.flat_map(|batch| batch.drain(..)) {
-                    let position = record.position.clone();
+                    let (position, reading) = (record.position.clone(), record.reading);
                     let (arrival, reject) = match read(record, &options) {
                         Ok((image_id, outcome)) => {
-                            (Some(Arrival { image_id, position, outcome }), None)
+                            (Some(Arrival { image_id, position, outcome, reading }), None)
                         }
-                        Err(refusal) => refusal.at(position),
+                        Err(refusal) => refusal.at(position, reading),
                     };
                     session.give_iterator(arrival.map(Ok).into_iter().chain(reject.map(Err)));
                 }
@@ -79,10 +79,11 @@ struct Refusal {
 }
 
 impl Refusal {
-    fn at(self, position: Position) -> (Option<Arrival>, Option<RejectRow>) {
+    fn at(self, position: Position, reading: Reading) -> (Option<Arrival>, Option<RejectRow>) {
         let id = self.image_id.as_deref();
         let reject = RejectRow::message(self.reason, self.detail, id, &position);
-        let gone = |id: String| Arrival { image_id: id.into(), position, outcome: Outcome::Gone };
+        let outcome = Outcome::Gone;
+        let gone = |id: String| Arrival { image_id: id.into(), position, outcome, reading };
         (self.image_id.map(gone), Some(reject))
     }
 }

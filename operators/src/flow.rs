@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use schemas::{
     ContentId,
-    message::{Description, Position},
+    message::{Description, Position, Reading},
     tables::{AnnotationRow, ContentRow},
 };
 use serde::{Deserialize, Serialize};
@@ -19,6 +19,8 @@ pub struct Arrival {
     pub position: Position,
     /// What it says.
     pub outcome: Outcome,
+    /// Whether it was read before.
+    pub reading: Reading,
 }
 
 /// What a message says of its id.

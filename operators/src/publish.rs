@@ -5,7 +5,7 @@
 //! every table's changes ─► exchange to worker 0 ─► stash by record time ─► closed epochs, in order
 //! ```
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use schemas::{
     Epoch,
@@ -46,6 +46,8 @@ pub enum Change {
     Triplet(Triplet),
     /// `rejects`.
     Reject(RejectRow),
+    /// A message was read again: what `rejects` says of it is no longer so.
+    ReadAgain(std::sync::Arc<str>, i32, i64),
     /// The annotator's work.
     Request(Request),
 }
@@ -73,6 +75,8 @@ pub struct EpochChanges {
     pub triplets: Vec<(Triplet, isize)>,
     /// New rejects.
     pub rejects: Vec<RejectRow>,
+    /// Messages whose earlier rejects leave: topic, partition, offset.
+    pub read_again: BTreeSet<(String, i32, i64)>,
     /// Steps of the annotator's work list.
     pub requests: Vec<(Request, isize)>,
 }
@@ -92,6 +96,9 @@ impl EpochChanges {
             Change::Pair(row) => self.pairs.push((row, diff)),
             Change::Triplet(row) => self.triplets.push((row, diff)),
             Change::Reject(row) => self.rejects.push(row),
+            Change::ReadAgain(topic, partition, offset) => {
+                self.read_again.insert((topic.to_string(), partition, offset));
+            }
             Change::Request(row) => self.requests.push((row, diff)),
         }
     }

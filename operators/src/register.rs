@@ -14,7 +14,7 @@ use std::{
 
 use schemas::{
     ContentId, Epoch,
-    message::{Description, Position},
+    message::{Description, Position, Reading},
     reject::Reason,
     shard_of,
     tables::{BlockedRow, ContentRow, ImageRow, RejectRow},
@@ -198,8 +198,15 @@ impl Shard {
         }
     }
 
-    fn arrive(&mut self, mut arrivals: Vec<Arrival>, effects: &mut Effects) {
-        // A replayed message is older than what it made, whatever became of the rest.
+    fn arrive(&mut self, arrivals: Vec<Arrival>, effects: &mut Effects) {
+        let (old, mut arrivals): (Vec<_>, Vec<_>) =
+            arrivals.into_iter().partition(|arrival| self.is_replaced(arrival));
+        // Had it been let through when it was first read, it would have been replaced since; only
+        // whether it is blocked would have been told.
+        for arrival in old {
+            self.unblocked(arrival, effects);
+        }
+        // What was read twice is older than what it made, whatever became of the rest.
         arrivals.retain(|arrival| match self.live.get(&arrival.image_id) {
             Some(row) => {
                 let at = &arrival.position;
@@ -237,6 +244,26 @@ impl Shard {
         }
     }
 
+    /// Whether a replayed message is not the last one of its id (I2: a replay ends with the tables of
+    /// a run that had today's config when the message was first read). A later one of its partition
+    /// may have been a tombstone or have been turned away, of which nothing is kept: whoever replays
+    /// looks for it in the source. Against a live image of another partition the later timestamp
+    /// wins, as within an epoch.
+    fn is_replaced(&self, arrival: &Arrival) -> bool {
+        let at = &arrival.position;
+        match arrival.reading {
+            Reading::First => false,
+            Reading::Superseded => true,
+            Reading::Again => self.live.get(&arrival.image_id).is_some_and(|row| {
+                if (row.topic.as_str(), row.partition) == (&*at.topic, at.partition) {
+                    return at.offset <= row.offset;
+                }
+                let live = (row.ingested_at, row.topic.as_str(), row.partition);
+                (at.timestamp_us, &*at.topic, at.partition) <= live
+            }),
+        }
+    }
+
     /// A blocked message is turned away, and its image is gone.
     fn unblocked(&self, mut arrival: Arrival, effects: &mut Effects) -> Arrival {
         if let Outcome::Live(picture, description) = &arrival.outcome {
@@ -250,7 +277,7 @@ impl Shard {
     }
 
     fn apply(&mut self, winner: Arrival, effects: &mut Effects) {
-        let Arrival { image_id, position, outcome } = winner;
+        let Arrival { image_id, position, outcome, .. } = winner;
         let Outcome::Live(picture, description) = outcome else {
             if let Some(row) = self.live.remove(&image_id) {
                 effects.leave(&image_id, row);

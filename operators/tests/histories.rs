@@ -40,7 +40,7 @@ use proptest::{
 };
 use schemas::{
     Channel, ContentId, Epoch, caption_text,
-    message::{Description, Position},
+    message::{Description, Position, Reading},
     tables::{BlockedRow, ContentRow, ImageRow, Measures, StoredImage},
 };
 use timely::{
@@ -350,7 +350,8 @@ impl Model<'_> {
             // A producer's clock says nothing about messages of one partition.
             timestamp_us: self.offset * 5 % 7,
         };
-        let arrival = Arrival { image_id: image_id.clone(), position, outcome };
+        let arrival =
+            Arrival { image_id: image_id.clone(), position, outcome, reading: Reading::First };
         let numbers = image.map(|(content, caption, _)| (content, caption));
         self.last.insert(image_id.clone(), (arrival.clone(), numbers));
         if let Some(image) = image {

@@ -20,7 +20,7 @@ use operators::{
 use proptest::prelude::*;
 use schemas::{
     Channel, ContentId, Epoch, caption_text,
-    message::{Description, Position},
+    message::{Description, Position, Reading},
     tables::{BlockedRow, ContentRow, EmbeddingRow, ImageRow, Measures, RejectRow, StoredImage},
 };
 use timely::dataflow::{
@@ -142,6 +142,7 @@ fn history(ops: &[Op]) -> Vec<Given> {
                     image_id: format!("i{image}").into(),
                     position: at(partition, time),
                     outcome: Outcome::Live(picture, Arc::new(description)),
+                    reading: Reading::First,
                 });
                 epoch.arrivals.extend(messages.last().cloned());
             }
@@ -150,6 +151,7 @@ fn history(ops: &[Op]) -> Vec<Given> {
                     image_id: format!("i{image}").into(),
                     position: at(partition, time),
                     outcome: Outcome::Gone,
+                    reading: Reading::First,
                 });
                 epoch.arrivals.extend(messages.last().cloned());
             }
@@ -760,6 +762,7 @@ fn given_vectors_are_stored_and_none_is_remembered() {
             image_id: id.into(),
             position: Position { topic: "t".into(), partition: 0, offset, timestamp_us: 0 },
             outcome: Outcome::Live(Arc::new(picture), Arc::new(description)),
+            reading: Reading::First,
         }
     };
     let epoch = |arrivals| Given { arrivals, ..Given::default() };

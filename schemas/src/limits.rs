@@ -74,6 +74,11 @@ pub const FETCH_AHEAD_ROWS: usize = 1_024;
 /// Bytes of those records, fetched ones included; the one that all others wait for may be over it.
 pub const FETCH_AHEAD_BYTES: usize = 256 << 20;
 
+/// Messages that one request may have read again; more become several requests.
+pub const REPLAY_ROWS: usize = 100_000;
+/// How long a replay waits for a source that gives nothing.
+pub const REPLAY_PATIENCE: Duration = Duration::from_secs(60);
+
 /// Rows of an epoch.
 pub const EPOCH_ROWS: usize = 10_000;
 /// Encoded bytes of an epoch.

@@ -35,6 +35,22 @@ pub struct Record {
     /// What was behind its `uri`, if it was fetched.
     #[serde(default)]
     pub fetched: Option<Fetched>,
+    /// Whether it was read before.
+    #[serde(default)]
+    pub reading: Reading,
+}
+
+/// How often a record has been read, and what came after it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Reading {
+    /// As it came.
+    #[default]
+    First,
+    /// By a replay, and its partition has no later message of its id.
+    Again,
+    /// By a replay, and its partition has a later message of its id: only whether it is turned away
+    /// matters.
+    Superseded,
 }
 
 /// What came of fetching a `uri`.
@@ -54,7 +70,7 @@ impl Record {
         value: Option<Vec<u8>>,
         headers: Vec<(String, Vec<u8>)>,
     ) -> Record {
-        Record { position, key, value, headers, fetched: None }
+        Record { position, key, value, headers, fetched: None, reading: Reading::First }
     }
 
     /// Bytes that count against an epoch's budget.
@@ -157,6 +173,14 @@ pub fn parse(record: Record, key: &KeySource) -> Result<Message, Unreadable> {
         }
     };
     Ok(Message { image_id, position, body, description, vectors })
+}
+
+/// The image id of a record, where it can be read without the bytes that are still to be fetched.
+pub fn image_id_of(record: &Record, key: &KeySource) -> Option<String> {
+    match key {
+        KeySource::Message => image_id(record.key.as_deref().unwrap_or_default()).ok(),
+        _ => parse(record.clone(), key).map_or_else(|e| e.image_id, |m| Some(m.image_id)),
+    }
 }
 
 /// Why a message that is a reference has no bytes where nothing is fetched.

@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 use super::decide::{self, Resume};
 use super::log::read_commit;
 use super::store::Created;
-use super::{Commit, EPOCH, Error, Key, OFFSET, Result, Store, Table, TableSpec};
+use super::{Commit, EPOCH, Error, Key, OFFSET, Result, Rows, Store, Table, TableSpec};
 
 const GENERATIONS: &str = "_everpair/generation";
 const LATEST: &str = "_everpair/latest.json";
@@ -38,6 +38,8 @@ pub struct EpochCommit {
     pub epoch: u64,
     /// Changes by table name; a table that is not named does not change.
     pub changes: BTreeMap<String, Change>,
+    /// Rows that leave a table without a key, by its name: as [`Table::rows_where`] finds them.
+    pub rows: BTreeMap<String, Rows>,
     /// Next offsets; partitions that are not named stay where they are.
     pub offsets: Offsets,
     /// What else `latest.json` says: encoders, bands, k's and rules in force.
@@ -173,7 +175,7 @@ impl Publisher {
     }
 
     fn publish_once(&mut self, epoch: EpochCommit) -> Result<Option<Latest>> {
-        let EpochCommit { epoch, mut changes, offsets, info } = epoch;
+        let EpochCommit { epoch, mut changes, mut rows, offsets, info } = epoch;
         if let Some(name) = changes.keys().find(|name| self.table(name).is_none()) {
             return Err(Error::Refused(format!("there is no table {name}")));
         }
@@ -189,7 +191,10 @@ impl Publisher {
         let changed: Vec<bool> = self
             .tables
             .iter()
-            .map(|table| changes.get(table.name()).is_some_and(|change| !change.is_empty()))
+            .map(|table| {
+                changes.get(table.name()).is_some_and(|change| !change.is_empty())
+                    || rows.get(table.name()).is_some_and(|rows| !rows.is_empty())
+            })
             .collect();
         let plan = decide::plan(&changed, !moved.is_empty());
         if plan.is_empty() {
@@ -199,11 +204,12 @@ impl Publisher {
         for at in plan {
             let table = &mut self.tables[at];
             let Change { insert, delete } = changes.remove(table.name()).unwrap_or_default();
+            let rows = rows.remove(table.name()).unwrap_or_default();
             let (txns, info) = match at == anchor {
                 true => (moved.clone(), info.clone()),
                 false => (BTreeMap::new(), Map::new()),
             };
-            table.commit(Commit { epoch, txns, insert, delete, info })?;
+            table.commit(Commit { epoch, txns, insert, delete, rows, info })?;
         }
         self.write_latest(epoch, info).map(Some)
     }

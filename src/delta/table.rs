@@ -57,6 +57,9 @@ impl Key {
     }
 }
 
+/// Live rows of files, by path: row numbers in the file.
+pub type Rows = BTreeMap<String, Vec<u64>>;
+
 /// Where a row is: number of the file, row in the file.
 type Place = (u32, u32);
 
@@ -263,6 +266,27 @@ impl Table {
                 .map_err(|error| Error::Unreadable(format!("{}: {error}", add.path)))?;
             Ok((rows.filter(|row| !dead.contains(*row)).collect(), live))
         }))
+    }
+
+    /// Live rows that `wanted` says yes to, given batches of the named columns: one answer a row.
+    pub fn rows_where(
+        &self,
+        columns: &[&str],
+        mut wanted: impl FnMut(&RecordBatch) -> Result<Vec<bool>>,
+    ) -> Result<Rows> {
+        let schema = self.projected(Some(columns))?;
+        let mut found = Rows::new();
+        for (path, add) in &self.snapshot.files {
+            for batch in self.live(add, &schema)? {
+                let (rows, batch) = batch?;
+                let yes = wanted(&batch)?.into_iter().zip(rows).filter(|(yes, _)| *yes);
+                let yes: Vec<u64> = yes.map(|(_, row)| row).collect();
+                if !yes.is_empty() {
+                    found.entry(path.clone()).or_default().extend(yes);
+                }
+            }
+        }
+        Ok(found)
     }
 
     /// Reads the key columns of all live rows; commits that delete need it. Memory: about 40 bytes

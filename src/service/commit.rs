@@ -22,12 +22,13 @@ use schemas::{
         self, AnnotationRow, ChangeRow, ImageRow, PairRow, PerChannel, Row, Table, TripletRow,
     },
 };
+use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use super::{ingest::Exchange, restore::Shown, worker::Progress};
 use crate::{
     annotator::Annotator,
-    delta::{Change, EpochCommit, Key, Latest, Publisher, Store},
+    delta::{self, Change, EpochCommit, Key, Latest, Publisher, Rows, Store},
     metrics::Metrics,
     requests::Requests,
     source::Offsets,
@@ -324,7 +325,35 @@ impl Run {
 
         let offsets = changes.offsets.into_iter();
         let offsets = offsets.map(|((topic, p), next)| ((topic.to_string(), p), next)).collect();
-        Ok(EpochCommit { epoch, changes: out, offsets, info: self.at.in_force.clone() })
+        let rows = self.rejects_of(&changes.read_again)?;
+        let rows = [(Table::Rejects.as_str().to_owned(), rows)].into();
+        Ok(EpochCommit { epoch, changes: out, rows, offsets, info: self.at.in_force.clone() })
+    }
+
+    /// The rows of `rejects` about messages that were read again. They leave, and what is turned
+    /// away again comes back with what is wrong with it now: `rejects` says what holds under the
+    /// config that last read a message, as if it had always been so (I2).
+    fn rejects_of(&self, messages: &BTreeSet<(String, i32, i64)>) -> anyhow::Result<Rows> {
+        #[derive(Deserialize)]
+        struct At {
+            topic: Option<String>,
+            partition: Option<i32>,
+            offset: Option<i64>,
+        }
+        let Some(table) = self.at.publisher.table(Table::Rejects.as_str()) else {
+            return Ok(Rows::new());
+        };
+        if messages.is_empty() {
+            return Ok(Rows::new());
+        }
+        let rows = table.rows_where(&["topic", "partition", "offset"], |batch| {
+            let rows: Vec<At> = serde_arrow::from_record_batch(batch)
+                .map_err(|error| delta::Error::Unreadable(format!("rejects: {error}")))?;
+            let named = |row: At| Some((row.topic?, row.partition?, row.offset?));
+            let gone = |row| named(row).is_some_and(|at| messages.contains(&at));
+            Ok(rows.into_iter().map(gone).collect())
+        });
+        rows.context("look for rejects to take back")
     }
 
     /// Steps of the annotator's work list, of an epoch that is committed.
@@ -362,6 +391,7 @@ impl Run {
         self.compared
             && self.pending.is_none()
             && self.wanted.is_empty()
+            && self.at.requests.done_with()
             && ends.iter().all(|(partition, end)| {
                 *end == 0 || committed.get(partition).is_some_and(|next| next >= end)
             })

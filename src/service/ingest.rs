@@ -9,12 +9,18 @@ use std::{
     time::{Duration, Instant},
 };
 
-use schemas::{Epoch, config::EpochCut, limits, tables::AnnotationRow};
+use schemas::{
+    Epoch,
+    config::{Config, EpochCut},
+    limits,
+    tables::AnnotationRow,
+};
 
 use super::worker::{EpochInput, Progress};
 use crate::{
     metrics::Metrics,
-    requests::Requests,
+    replay::Replay,
+    requests::{Messages, Request, Requests},
     source::{Offsets, Polled, Source, SourceError},
 };
 
@@ -58,6 +64,8 @@ pub struct Ingest {
     pub metrics: Arc<Metrics>,
     /// Set by a signal: open no more epochs.
     pub stop: &'static AtomicBool,
+    /// To read messages again: the source, and what may be fetched.
+    pub config: Config,
 }
 
 /// The epoch that is being filled.
@@ -90,13 +98,17 @@ impl Ingest {
         let mut shown = Offsets::new();
         while !self.must_stop() {
             let idle = self.read(&mut open, &mut positions)?;
-            self.gather(&mut open);
+            self.gather(&mut open, &positions)?;
+            if self.must_stop() {
+                // Of a request that was being carried out only a part may be in the epoch.
+                break;
+            }
             let waited = open.since.is_some_and(|since| since.elapsed() >= self.linger);
             let nothing_more = idle
                 && open.since.is_some()
                 && self.ends.as_ref().is_some_and(|ends| reached(&positions, ends, &self.exchange));
             if open.is_full(&self.cut) || waited || nothing_more {
-                self.cut(&mut open)?;
+                self.cut(&mut open, true)?;
             }
             self.show_committed(&mut shown);
         }
@@ -133,27 +145,65 @@ impl Ingest {
     }
 
     /// Answers and requests that came meanwhile.
-    fn gather(&mut self, open: &mut Open) {
+    fn gather(&mut self, open: &mut Open, positions: &Offsets) -> Result<(), SourceError> {
         while open.input.answers.len() < limits::ANSWERS_PER_EPOCH {
             let Ok(answers) = self.answers.try_recv() else { break };
             open.touch();
             open.input.answers.extend(answers);
         }
-        let blocks = self.requests.take();
-        if !blocks.is_empty() {
+        if let Some(Request { block, replay }) = self.requests.take() {
+            open.input.blocks.extend(block);
+            if !replay.is_empty() {
+                self.replay(&replay, open, positions)?;
+            }
             open.touch();
-            open.input.blocks.extend(blocks);
         }
         if self.exchange.force.swap(false, Ordering::AcqRel) {
             open.touch();
         }
+        Ok(())
     }
 
-    fn cut(&mut self, open: &mut Open) -> Result<(), SourceError> {
+    /// Reads messages again, behind all that was read so far and before all that comes: that is
+    /// what makes "last" the same for everybody. Nothing new is read meanwhile.
+    fn replay(
+        &mut self,
+        wanted: &[Messages],
+        open: &mut Open,
+        positions: &Offsets,
+    ) -> Result<(), SourceError> {
+        let mut until = match self.exchange.committed.lock() {
+            Ok(committed) => committed.clone(),
+            Err(_) => Offsets::new(),
+        };
+        for (place, next) in positions {
+            let known = until.entry(place.clone()).or_insert(*next);
+            *known = (*known).max(*next);
+        }
+        let (stop, progress) = (self.stop, self.progress.clone());
+        let stopped = move || stop.load(Ordering::Acquire) || progress.stop.load(Ordering::Acquire);
+        let mut replay = Replay::begin(&self.config, wanted, &until, Box::new(stopped))?;
+        while let Some(record) = replay.next_record()? {
+            open.touch();
+            open.bytes += record.bytes();
+            open.input.records.push(record);
+            if open.is_full(&self.cut) {
+                // The request is done with when the last of its epochs is.
+                self.cut(open, false)?;
+            }
+        }
+        replay.report();
+        Ok(())
+    }
+
+    /// Hands the epoch over; with `requests`, it has all of what was asked for.
+    fn cut(&mut self, open: &mut Open, requests: bool) -> Result<(), SourceError> {
         let Open { mut input, offsets, .. } = std::mem::take(open);
         input.epoch = self.next_epoch;
         input.offsets = offsets.into_iter().map(|((t, p), next)| (t, p, next)).collect();
-        self.requests.cut(self.next_epoch);
+        if requests {
+            self.requests.cut(self.next_epoch);
+        }
         self.metrics.fed(input.records.len());
         self.next_epoch += 1;
         // A full queue is backpressure: nothing more is taken from the source until it has room.

@@ -17,7 +17,7 @@ use operators::{
 };
 use schemas::{
     Epoch, limits,
-    message::Record,
+    message::{Reading, Record},
     tables::{AnnotationRow, BlockedRow, EmbeddingRow},
 };
 use timely::{
@@ -201,7 +201,13 @@ impl Handles {
 
     fn feed(&mut self, input: EpochInput) {
         self.advance_to(input.epoch);
-        input.records.into_iter().for_each(|row| self.records.send(row));
+        for record in input.records {
+            if record.reading != Reading::First {
+                let at = record.position.clone();
+                self.offsets.send(Change::ReadAgain(at.topic, at.partition, at.offset));
+            }
+            self.records.send(record);
+        }
         input.answers.into_iter().for_each(|row| self.answers.send((row, true)));
         input.blocks.into_iter().for_each(|row| self.blocks.send(row));
         self.offsets.send(Change::Closed);

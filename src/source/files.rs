@@ -12,7 +12,7 @@ mod tail;
 mod writer;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     path::PathBuf,
     sync::Arc,
     time::{Duration, Instant},
@@ -39,6 +39,8 @@ pub struct Files {
     /// Where partitions begin that have no file yet.
     next: BTreeMap<i32, i64>,
     tails: BTreeMap<i32, Tail>,
+    /// The partitions that are read; all if it is not said.
+    only: Option<BTreeSet<i32>>,
     /// The partition whose turn it was last.
     turn: i32,
     looked: Instant,
@@ -60,6 +62,7 @@ impl Files {
             topic,
             next,
             tails: BTreeMap::new(),
+            only: None,
             turn: -1,
             looked: Instant::now(),
         };
@@ -75,10 +78,20 @@ impl Files {
         Ok(files)
     }
 
+    /// The same reader for the partitions of `these` alone.
+    pub fn only(mut self, these: &Offsets) -> Files {
+        let ours = these.keys().filter(|(topic, _)| *topic == self.topic);
+        let only: BTreeSet<i32> = ours.map(|(_, partition)| *partition).collect();
+        self.tails.retain(|partition, _| only.contains(partition));
+        self.only = Some(only);
+        self
+    }
+
     /// Opens what is new, and makes sure that what is open is still what stands in the folder.
     fn look_for_files(&mut self) -> Result<(), SourceError> {
         self.looked = Instant::now();
-        let found = names::list(&self.patterns)?;
+        let mut found = names::list(&self.patterns)?;
+        found.retain(|partition, _| self.only.as_ref().is_none_or(|only| only.contains(partition)));
         for tail in self.tails.values_mut() {
             tail.check().map_err(|e| unreadable(&tail.path, e))?;
         }

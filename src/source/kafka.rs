@@ -54,6 +54,8 @@ pub struct Kafka {
     on_offset_gone: OnOffsetGone,
     /// Where partitions begin that are not assigned yet.
     begin: Offsets,
+    /// Read the partitions of `begin` and no others.
+    only_begin: bool,
     /// What is assigned, with the next offset; none if it is the beginning and nothing came yet.
     next: BTreeMap<Place, Option<i64>>,
     /// Partitions that have come to their end since they were last asked for it.
@@ -84,6 +86,7 @@ impl Kafka {
             topics: config.topics.iter().map(|t| t.as_str().into()).collect(),
             on_offset_gone: config.on_offset_gone,
             begin: next.clone(),
+            only_begin: false,
             next: BTreeMap::new(),
             at_end: BTreeSet::new(),
             asked: Instant::now(),
@@ -94,13 +97,20 @@ impl Kafka {
         })
     }
 
+    /// The same reader for the partitions alone that it was given offsets of.
+    pub fn only_these(mut self) -> Kafka {
+        self.only_begin = true;
+        self
+    }
+
     /// Assigns partitions that were not there before. False if a broker did not answer.
     fn look_for_partitions(&mut self) -> Result<bool, SourceError> {
         self.look = Instant::now() + RETRY;
         let Some(places) = self.partitions()? else { return Ok(false) };
         let mut found = Vec::new();
         for place in places {
-            if self.next.contains_key(&place) {
+            let left_out = self.only_begin && !self.begin.contains_key(&place);
+            if left_out || self.next.contains_key(&place) {
                 continue;
             }
             let next = match self.begin.get(&place) {

@@ -89,7 +89,7 @@ fn forge(place: &Place, table: Table, change: impl FnOnce(&Publisher) -> Change)
     let info = delta::read_latest(&store).expect("a page").expect("an epoch").info;
     let epoch = publisher.epoch().expect("an epoch") + 1;
     let changes = [(table.as_str().to_owned(), change(&publisher))].into();
-    let commit = EpochCommit { epoch, changes, offsets: Default::default(), info };
+    let commit = EpochCommit { epoch, changes, info, ..EpochCommit::default() };
     publisher.publish(commit).expect("a commit").expect("it changes something");
 }
 

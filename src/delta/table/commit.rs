@@ -12,7 +12,7 @@ use super::super::decide::{self, Admit};
 use super::super::log::{Snapshot, put_commit};
 use super::super::vector::VectorFile;
 use super::super::{EPOCH, Error, GENERATION, Result, checkpoint, file, now_ms};
-use super::{Key, Place, Table, fenced, i64_of, keys, txn, u32_of};
+use super::{Key, Place, Rows, Table, fenced, i64_of, keys, txn, u32_of};
 
 /// In-memory bytes of rows after which a commit starts another file.
 const FILE_BYTES: usize = 512 << 20;
@@ -27,6 +27,8 @@ pub struct Commit {
     pub insert: Vec<RecordBatch>,
     /// Keys of rows that leave. A key may leave and come back in one commit.
     pub delete: Vec<Key>,
+    /// Rows that leave, besides those of `delete`.
+    pub rows: Rows,
     /// For people: kept in the commit, gone once the log is cleaned up.
     pub info: Map<String, Value>,
 }
@@ -57,14 +59,15 @@ impl Table {
                 return Err(Error::Refused(why));
             }
         }
-        let Commit { epoch, txns, insert, delete, info: words } = commit;
-        let mut change = self.change(epoch, writer, &insert, &delete)?;
+        let Commit { epoch, txns, insert, delete, rows, info: words } = commit;
+        let mut change = self.change(epoch, writer, &insert, (delete.as_slice(), &rows))?;
         change.actions.push(txn(EPOCH, i64_of(epoch)));
         change.actions.push(txn(GENERATION, i64_of(writer)));
         change.actions.extend(txns.iter().map(|(name, version)| txn(name, *version)));
-        let operation = if delete.is_empty() { "WRITE" } else { "MERGE" };
+        let blind = delete.is_empty() && rows.is_empty();
+        let operation = if blind { "WRITE" } else { "MERGE" };
         let words = json!({ "epoch": epoch, "generation": writer, "latest": words });
-        let info = info(operation, delete.is_empty(), words);
+        let info = info(operation, blind, words);
         let actions = std::mem::take(&mut change.actions);
         self.write(Entry { info, actions })?;
         for key in &delete {
@@ -109,11 +112,11 @@ impl Table {
         epoch: u64,
         writer: u64,
         insert: &[RecordBatch],
-        delete: &[Key],
+        (delete, rows): (&[Key], &Rows),
     ) -> Result<Change> {
         let mut change =
             Change { actions: Vec::new(), dead: Vec::new(), added: Vec::new(), placed: Vec::new() };
-        self.delete_rows(delete, &mut change)?;
+        self.delete_rows(delete, rows, &mut change)?;
         let leaving: HashSet<&Key> = delete.iter().collect();
         let mut seen = HashSet::new();
         for batches in groups(insert) {
@@ -149,7 +152,7 @@ impl Table {
 
     /// Marks rows dead: their files go out and come back with a larger deletion vector, or stay out
     /// when no row is left.
-    fn delete_rows(&self, delete: &[Key], change: &mut Change) -> Result<()> {
+    fn delete_rows(&self, delete: &[Key], rows: &Rows, change: &mut Change) -> Result<()> {
         let mut dying: BTreeMap<&String, RoaringTreemap> = BTreeMap::new();
         for key in delete {
             let place = self.index.get(key);
@@ -161,6 +164,16 @@ impl Table {
                 dead.insert(u64::from(*row))
             });
             if fresh != Some(true) {
+                let why = format!("{}: a row to delete is not there", self.spec.name);
+                return Err(Error::Refused(why));
+            }
+        }
+        for (path, rows) in rows {
+            let dead = dying
+                .entry(path)
+                .or_insert_with(|| self.dead.get(path).cloned().unwrap_or_default());
+            let fresh = rows.iter().filter(|row| dead.insert(**row)).count();
+            if fresh != rows.len() || !self.snapshot.files.contains_key(path) {
                 let why = format!("{}: a row to delete is not there", self.spec.name);
                 return Err(Error::Refused(why));
             }
