@@ -46,7 +46,7 @@ use self::{
     http::Http,
     object::Objects,
 };
-use crate::source::{Offsets, Polled, Source, SourceError};
+use crate::source::{self, Offsets, Polled, Source, SourceError};
 
 /// How long to wait for bytes before the source is asked again for what else there is.
 const NAP: Duration = Duration::from_millis(5);
@@ -58,6 +58,11 @@ pub fn in_front_of(source: Box<dyn Source>, config: &Config) -> anyhow::Result<B
     }
     let fetcher = Fetcher::new(config, Arc::new(SystemNames))?;
     Ok(Box::new(Fetching::new(source, config.source.key.clone(), fetcher)?))
+}
+
+/// The config's source from `next` on, with [`Fetching`] in front where anything may be fetched.
+pub fn open(config: &Config, next: &Offsets) -> anyhow::Result<Box<dyn Source>> {
+    in_front_of(source::open(&config.source, next)?, config)
 }
 
 /// Gets bytes, by the rules of the config.
@@ -226,6 +231,9 @@ fn backoff(tries: usize, after: Option<Duration>) -> Duration {
 
 type Place = (Arc<str>, i32);
 
+/// The turn of a request, and what came of it.
+type Done = (u64, Fetched, Held);
+
 /// What came from the source and was not handed on yet.
 enum Slot {
     /// May go when all before it have gone.
@@ -240,7 +248,7 @@ pub struct Fetching {
     key: KeySource,
     fetcher: Arc<Fetcher>,
     runtime: Option<Runtime>,
-    done: (Sender<(u64, Fetched, Held)>, Receiver<(u64, Fetched, Held)>),
+    done: (Sender<Done>, Receiver<Done>),
     /// By partition, in order; no queue is empty.
     queues: BTreeMap<Place, VecDeque<Slot>>,
     rows: usize,
@@ -333,7 +341,7 @@ impl Fetching {
         }
     }
 
-    fn settle(&mut self, (turn, fetched, held): (u64, Fetched, Held)) {
+    fn settle(&mut self, (turn, fetched, held): Done) {
         let queue = self.waiting.remove(&turn).and_then(|place| self.queues.get_mut(&place));
         for slot in queue.into_iter().flatten() {
             if let Slot::Waiting(at, record) = slot

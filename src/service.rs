@@ -28,7 +28,7 @@ use crate::{
     metrics::{Metrics, timed},
     requests::Requests,
     settings,
-    source::{self, Offsets},
+    source::Offsets,
     validate,
 };
 
@@ -80,8 +80,7 @@ pub fn run(config: &Config, options: RunOptions, stop: &'static AtomicBool) -> a
         .into_iter()
         .map(|((topic, partition), next)| ((topic.into(), partition), next))
         .collect();
-    let source = source::open(&config.source, &next).context("open the source")?;
-    let mut source = fetch::in_front_of(source, config)?;
+    let mut source = fetch::open(config, &next).context("open the source")?;
     let ends = match options.until_caught_up {
         true => {
             let ends = source.end_offsets().context("ask the source for its end")?;

@@ -412,7 +412,7 @@ fn each_partition_keeps_its_order_whatever_takes_how_long() {
             if let Some(outcome) = &came.fetched {
                 let text = String::from_utf8(sent.value.clone().expect("a value")).expect("JSON");
                 let number = text.trim_end_matches("\"}").rsplit('/').next().expect("a number");
-                let zero = number.parse::<u64>().expect("a number") % 7 == 0;
+                let zero = number.parse::<u64>().expect("a number").is_multiple_of(7);
                 match outcome {
                     Fetched::Bytes(bytes) => assert_eq!(bytes, number.as_bytes()),
                     Fetched::Failed(reason, _) => assert!(*reason == Reason::FetchFailed && zero),

@@ -1,7 +1,7 @@
 //! Tests through public faces, in one binary.
 
-mod calibrate;
 mod bad_input;
+mod calibrate;
 mod changes;
 mod delta_store;
 mod deploy;

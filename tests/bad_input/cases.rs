@@ -8,7 +8,7 @@ use super::files::*;
 
 /// The limits that the details below name; screens that would turn small pictures away are off.
 pub const CONFIG: &str = "[screen]\nencoded_bytes_max = \"300 KiB\"\nside_min = 1\n\
-    aspect_max = 1e9\nblur_min = 0.0\nentropy_min = 0.0\nbright_end_min = 0.0\n\
+    aspect_max = 30000.0\nblur_min = 0.0\nentropy_min = 0.0\nbright_end_min = 0.0\n\
     dark_end_max = 1.0\n[channels.semantic]\nencoder = \"given\"\ndim = 3\nband = [0.5, 0.9]\n\
     [fetch]\nschemes = [\"file\"]\nfolders = [\"allowed\"]\n";
 
@@ -128,8 +128,9 @@ fn pictures(table: &mut Table) {
     };
     let four = [[250, 10, 20], [10, 240, 30], [20, 30, 230], [250, 250, 10]];
     for (bits, name) in [(2, "palette of 2 bits"), (4, "palette of 4 bits"), (8, "palette png")] {
-        let file =
-            png((48, 32), Form(bits, 3, false), &[colours.clone()], |x, y| vec![quarter(x, y)]);
+        let file = png((48, 32), Form(bits, 3, false), std::slice::from_ref(&colours), |x, y| {
+            vec![quarter(x, y)]
+        });
         table.live(name, file, painted(four));
     }
     let clear = [colours, chunk(b"tRNS", &[255, 0])];
@@ -139,9 +140,11 @@ fn pictures(table: &mut Table) {
         file_clear,
         painted([four[0], [255; 3], four[2], four[3]]),
     );
-    let bit =
-        png((48, 32), Form(1, 0, false), &[], |x, y| vec![u32::from((x / 16 + y / 16) % 2 == 0)]);
-    let board = |x: u32, y: u32| image::Rgb([if (x / 16 + y / 16) % 2 == 0 { 255 } else { 0 }; 3]);
+    let bit = png((48, 32), Form(1, 0, false), &[], |x, y| {
+        vec![u32::from((x / 16 + y / 16).is_multiple_of(2))]
+    });
+    let board =
+        |x: u32, y: u32| image::Rgb([if (x / 16 + y / 16).is_multiple_of(2) { 255 } else { 0 }; 3]);
     table.live("png of one bit", bit, RgbImage::from_fn(48, 32, board));
 }
 
