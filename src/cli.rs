@@ -173,9 +173,7 @@ pub fn takedown(args: &TakedownArgs) -> anyhow::Result<()> {
     };
     let store = service::open_store(&config)?;
     let live = Live::of(&args.kind, &values, &store)?;
-    requests::ask(&store, &Request { block: values.iter().map(row).collect() })?;
-    let live = Live::of(args, &store)?;
-    let block = args.values.iter().map(row).collect();
+    let block = values.iter().map(row).collect();
     requests::ask(&store, &Request { block, ..Request::default() })?;
     eprintln!(
         "asked to block {}; it takes effect with the next epoch of the service",
