@@ -126,8 +126,8 @@ pub fn checks(config: &Config, timeout: Duration) -> Vec<Check> {
     let mut checks = config_checks(config);
     let (of_root, dataset) = within(timeout, {
         let mut config = config.clone();
-        // Nobody listens any longer than that.
-        config.tables.retry_time = config.tables.retry_time.min(timeout);
+        // So that the store's own reason comes before nobody listens any longer.
+        config.tables.retry_time = config.tables.retry_time.min(timeout / 2);
         move || root::check(&config)
     })
     .unwrap_or_else(|| {

@@ -13,7 +13,10 @@ use rdkafka::{
     producer::{BaseProducer, BaseRecord, Producer},
 };
 
-use crate::peers::kafka::Broker;
+use crate::peers::{
+    kafka::Broker,
+    s3::{BUCKET, S3, settings, sign},
+};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -98,4 +101,52 @@ fn mistakes_in_a_source_are_told_within_the_time_given() {
     let said = validate(&folder, &format!("{}{sasl}", source(&address, "images")), "4s");
     failed(&said, &["answers within 4 s", "sasl.*"]);
     assert!(!said.out.contains("hush") && !said.err.contains("hush"));
+}
+
+/// Runs a command on a config whose source is one message in a file log.
+fn on_s3(folder: &tempfile::TempDir, root: &str, s3: &S3, arguments: &[&str]) -> Validated {
+    let log = folder.path().join("log");
+    if !log.exists() {
+        fs::create_dir(&log).unwrap();
+        fs::write(log.join("part-00000.jsonl"), "{\"key\": \"a\", \"value\": null}\n").unwrap();
+    }
+    let config = folder.path().join("everpair.toml");
+    let settings = settings(s3.address());
+    let text =
+        format!("[source]\nfiles = [\"log/*.jsonl\"]\n[tables]\nroot = {root:?}\n{settings}");
+    fs::write(&config, text).unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_everpair"));
+    let began = Instant::now();
+    let output = sign(command.args(arguments).arg("--config").arg(&config)).output().unwrap();
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let (out, err) = (text(&output.stdout), text(&output.stderr));
+    Validated { code: output.status.code(), out, err, took: began.elapsed() }
+}
+
+#[test]
+fn a_prefix_is_tried_out_and_left_as_it_was() {
+    let (s3, folder) = (S3::start(), tempfile::tempdir().unwrap());
+    let listing = || s3.request("GET", &format!("/{BUCKET}?list-type=2"));
+    let root = s3.root("deep/tables");
+    let said = on_s3(&folder, &root, &s3, &["validate"]);
+    assert_eq!(said.code, Some(0), "{}\n{}", said.out, said.err);
+    assert!(said.out.contains("of two writers at once one wins"), "{}", said.out);
+    assert!(!listing().contains("<Key>"), "no probe stays: {}", listing());
+
+    // A stranger's file under the prefix; one beside it is nobody's business.
+    s3.request("PUT", &format!("/{BUCKET}/deep/tables-of-others/a.jpg"));
+    assert_eq!(on_s3(&folder, &root, &s3, &["validate"]).code, Some(0));
+    s3.request("PUT", &format!("/{BUCKET}/deep/tables/photos/a.jpg"));
+    let words = "holds \"photos/a.jpg\" and no tables of Everpair";
+    for command in [&["validate"][..], &["run", "--until-caught-up"]] {
+        let said = on_s3(&folder, &root, &s3, command);
+        assert_eq!(said.code, Some(1), "{}", said.out);
+        assert!(said.err.contains(words), "{}", said.err);
+    }
+    assert_eq!(listing().matches("<Key>").count(), 2, "nothing was written: {}", listing());
+
+    let said = on_s3(&folder, "s3://no-such-bucket/tables", &s3, &["validate"]);
+    assert_eq!(said.code, Some(1), "{}", said.out);
+    assert!(said.err.contains("Does the bucket exist"), "{}", said.err);
+    assert!(said.out.contains("encoder caption: ok"), "{}", said.out);
 }

@@ -8,7 +8,7 @@ use std::{
 use anyhow::{Context, bail};
 use schemas::{config::Config, tables::Table};
 
-use super::Check;
+use super::{Check, Outcome};
 use crate::{
     dataset::{At, Dataset},
     delta::{self, Created, Store},
@@ -85,18 +85,27 @@ pub(super) fn check(config: &Config) -> (Vec<Check>, Option<Dataset>) {
         Ok(store) => store,
         Err(error) => return (vec![Check::failed(PART, format!("{error:#}"))], None),
     };
-    let tried = refuse_foreign(config, &store).and_then(|()| try_out(&store));
+    let tried = refuse_foreign(config, &store)
+        .and_then(|()| try_out(&store).with_context(|| root.to_owned()));
     match tried {
         Ok(()) => {
             let can = "can be written, read, listed, deleted from; a name is created once only, \
                        and of two writers at once one wins";
             checks.insert(0, Check::ok(PART, format!("{root} {can}")));
         }
-        Err(error) => checks.insert(0, Check::failed(PART, format!("{root}: {error:#}"))),
+        Err(error) => {
+            let hint = match config.tables.is_remote() && error.is::<delta::Error>() {
+                true => ". Does the bucket exist, and is it this endpoint's?",
+                false => "",
+            };
+            checks.insert(0, Check::failed(PART, format!("{error:#}{hint}")));
+        }
     }
     let dataset = match delta::read_latest(&store) {
         Ok(None) => {
-            checks.push(Check::ok(PART, "no epoch is committed yet: a run begins anew"));
+            if checks.iter().all(|check| check.outcome != Outcome::Failed) {
+                checks.push(Check::ok(PART, "no epoch is committed yet: a run begins anew"));
+            }
             None
         }
         Ok(Some(latest)) => match Dataset::open(&store, &At::Latest) {
@@ -112,7 +121,10 @@ pub(super) fn check(config: &Config) -> (Vec<Check>, Option<Dataset>) {
             }
         },
         Err(error) => {
-            checks.push(Check::failed(PART, error.to_string()));
+            // What is wrong with the store has been said.
+            if checks.iter().all(|check| check.outcome != Outcome::Failed) {
+                checks.push(Check::failed(PART, error.to_string()));
+            }
             None
         }
     };
