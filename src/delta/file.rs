@@ -212,7 +212,10 @@ fn rows_at_once(file: &ParquetMetaData, schema: &Schema) -> usize {
     binary_leaves(schema.fields(), &[], &mut binary);
     let groups = file.row_groups().iter();
     let widest = groups.filter(|group| group.num_rows() > 0).map(|group| {
-        let columns = group.columns().iter().filter(|c| binary.contains(c.column_path()));
+        let columns = group
+            .columns()
+            .iter()
+            .filter(|c| binary.iter().any(|(path, _)| path == c.column_path()));
         let bytes: i64 = columns.map(|column| column.uncompressed_size()).sum();
         usize::try_from(bytes / group.num_rows()).unwrap_or(0)
     });

@@ -105,12 +105,10 @@ impl Composer {
             uri @ Payload::Uri(_) => uri,
         };
         let Message { value, headers } = self.compose(id, item, payload);
-        let record = Record {
-            position: Position { topic: "".into(), partition: 0, offset: 0, timestamp_us: 0 },
-            key: Some(id.as_bytes().to_vec()),
-            value: Some(value.into_owned()),
-            headers: headers.into_iter().map(|(k, v)| (k, v.into_bytes())).collect(),
-        };
+        let position = Position { topic: "".into(), partition: 0, offset: 0, timestamp_us: 0 };
+        let headers = headers.into_iter().map(|(k, v)| (k, v.into_bytes())).collect();
+        let (key, value) = (Some(id.as_bytes().to_vec()), Some(value.into_owned()));
+        let record = Record::new(position, key, value, headers);
         match message::parse(record, &self.key) {
             Ok(_) => Ok(()),
             Err(why) => Err(format!("the service would reject it: {}", why.detail)),
