@@ -77,7 +77,9 @@ fn a_triplet_is_traced_to_its_messages_scores_and_answer() {
     log.send([Message::tombstone(&triplet.target_id)]);
     place.catch_up("tables");
     let gone = place.everpair("tables", &["explain", id]).ended(1).says("reason image");
-    gone.says(&format!("left in epoch {}", place.epoch("tables")));
+    let log = place.tables("tables").changes.into_iter();
+    let left = log.filter(|row| row.triplet_id == id && row.op == "delete").map(|row| row.epoch);
+    gone.says(&format!("left in epoch {}", left.max().expect("its last entry")));
     let again = ["explain", id, "--at", "before", "--json"];
     let again: Value =
         serde_json::from_str(&place.everpair("tables", &again).ended(0).out).expect("JSON");
