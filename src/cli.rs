@@ -19,7 +19,7 @@ use crate::{
     delta::{self, Store},
     push::{self, PushArgs, Target},
     requests::{self, Request},
-    service, settings,
+    secrets, service, settings,
 };
 
 /// Bad arguments or config: exit code 2.
@@ -44,12 +44,15 @@ pub fn read_config(path: &Path) -> anyhow::Result<Config> {
 /// [`read_config`] of a text that would stand at `path`.
 pub fn parse_config(path: &Path, text: &str) -> anyhow::Result<Config> {
     let bad = |why: String| BadConfig(format!("{}: {why}", path.display()));
+    secrets::learn_text(text);
     let mut config = Config::parse(text).map_err(|error| bad(error.to_string()))?;
     // A bare file name has an empty parent, which means here.
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
     let folder = folder.unwrap_or(Path::new("."));
     let folder = std::path::absolute(folder).map_err(|error| bad(error.to_string()))?;
     config.resolve(&folder);
+    secrets::learn_settings(&config.source.settings);
+    secrets::learn_settings(&config.tables.settings);
     settings::settings(&config).map_err(|error| bad(format!("{error:#}")))?;
     Ok(config)
 }
@@ -62,10 +65,10 @@ pub fn warn_builtin(config: &Config) {
         .filter(|name| name.starts_with("builtin:"))
         .collect();
     if !builtin.is_empty() {
-        eprintln!("note: {} are for trying out, not for training data", builtin.join(", "));
+        tracing::info!("note: {} are for trying out, not for training data", builtin.join(", "));
     }
     if config.annotator.kind == AnnotatorKind::Template {
-        eprintln!("note: the annotator \"template\" is for trying out, not for training data");
+        tracing::info!("note: the annotator \"template\" is for trying out, not for training data");
     }
 }
 

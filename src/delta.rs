@@ -35,7 +35,7 @@ mod vector;
 use std::fmt;
 
 pub use publish::{Change, EpochCommit, Latest, Offsets, Publisher, read_latest, start};
-pub use store::{Created, Store, open_bucket};
+pub use store::{Created, Operation, Store, open_bucket};
 pub use table::{Commit, Key, Rows, Table, TableSpec};
 
 /// Name of the `txn` whose version is the newest epoch that a table holds.

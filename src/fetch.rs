@@ -46,7 +46,7 @@ use self::{
     http::Http,
     object::Objects,
 };
-use crate::source::{self, Offsets, Polled, Source, SourceError};
+use crate::source::{self, Offsets, Polled, Source, SourceError, SourceView};
 
 /// How long to wait for bytes before the source is asked again for what else there is.
 const NAP: Duration = Duration::from_millis(5);
@@ -401,6 +401,10 @@ impl Source for Fetching {
 
     fn end_offsets(&mut self) -> Result<Offsets, SourceError> {
         self.inner.end_offsets()
+    }
+
+    fn view(&mut self) -> SourceView {
+        self.inner.view()
     }
 
     fn committed(&mut self, next: &Offsets) {

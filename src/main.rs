@@ -14,6 +14,7 @@ use everpair::{
     demo::{self, DemoOptions},
     explain,
     export::{self, ExportArgs},
+    log::{self, LogArgs},
     service::{self, RunOptions},
     snapshot, status, verify, views,
 };
@@ -40,6 +41,8 @@ enum Command {
         /// Accept a config that differs from what the tables were made with.
         #[arg(long)]
         apply: bool,
+        #[command(flatten)]
+        log: LogArgs,
     },
     /// Sends images to a topic or a file log: folders, tars, Parquet files, lists, standard input.
     Push(Box<everpair::push::PushArgs>),
@@ -94,9 +97,28 @@ struct ConfigPath {
 static STOP: AtomicBool = AtomicBool::new(false);
 
 fn main() -> ExitCode {
-    let ended = match Cli::parse().command {
+    let command = Cli::parse().command;
+    let logging = match &command {
+        Command::Run { log, .. } => log::start(log),
+        _ => {
+            log::start_plain();
+            Ok(())
+        }
+    };
+    let ended = logging.and_then(|()| work(command));
+    match ended {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            log::failed(&error);
+            ExitCode::from(if error.is::<BadConfig>() { 2 } else { 1 })
+        }
+    }
+}
+
+fn work(command: Command) -> anyhow::Result<()> {
+    match command {
         Command::Demo(options) => demo::demo(&options),
-        Command::Run { config, until_caught_up, apply } => {
+        Command::Run { config, until_caught_up, apply, .. } => {
             run(&config, RunOptions { until_caught_up, apply })
         }
         Command::Push(args) => cli::push(&args),
@@ -111,13 +133,6 @@ fn main() -> ExitCode {
         Command::Snapshot(command) => snapshot::run(&command),
         Command::Views(args) => views::run(&args),
         Command::Explain(args) => explain::run(&args),
-    };
-    match ended {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error:#}");
-            ExitCode::from(if error.is::<BadConfig>() { 2 } else { 1 })
-        }
     }
 }
 
@@ -136,7 +151,7 @@ fn run(config: &ConfigPath, options: RunOptions) -> anyhow::Result<()> {
         if STOP.swap(true, Ordering::AcqRel) {
             std::process::exit(1);
         }
-        eprintln!("stopping: committing the epochs that are open; once more to stop at once");
+        tracing::info!("stopping: committing the epochs that are open; once more to stop at once");
     })?;
     cli::warn_builtin(&config);
     service::run(&config, options, &STOP)

@@ -1,35 +1,89 @@
-//! What the service counts and how long its boxes take, written to `_everpair/status.json`.
+//! What the service counts and how long its boxes take: written to `_everpair/status.json`, and
+//! what the console shows.
+//!
+//! Writers are the service's threads, on their way; they hold no lock while they work or wait.
+
+mod flow;
+pub mod histogram;
+pub mod names;
+mod pulse;
+mod scrape;
+pub mod text;
+mod timed;
 
 use std::{
     collections::BTreeMap,
     sync::{
-        Arc, Mutex,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, AtomicUsize, Ordering},
     },
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use anyhow::Context;
-use kernels::{
-    decode::Pixels,
-    encoders::{ImageEncoder, TextEncoder},
+use operators::{neighbors::Counters, publish::EpochChanges};
+use schemas::{
+    Epoch,
+    message::Record,
+    tables::{AnnotationRow, RejectRow, Table},
 };
-use operators::{embed::Encoders, neighbors::Counters};
-use schemas::Epoch;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
+use self::histogram::Histogram;
+pub use self::{
+    flow::{Flow, Load, Partition, Place},
+    pulse::{Pulse, Threads},
+    timed::timed,
+};
 use crate::{
-    delta::{Publisher, Store},
+    delta::{EpochCommit, Latest, Publisher, Store},
     service::commit::Counts,
+    source::{Offsets, SourceView},
 };
 
 /// Where the counters of the newest run stand.
 pub const STATUS: &str = "_everpair/status.json";
 
+/// How often the source is looked at.
+const VIEW_EVERY: Duration = Duration::from_secs(1);
+
+/// What the service is at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Phase {
+    /// Taking over the tables.
+    Opening,
+    /// Reading the tables, and working out what they should say.
+    Restoring,
+    /// Following the source.
+    Running,
+    /// Committing what is open, to end then.
+    Stopping,
+}
+
+impl Phase {
+    /// The word for it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Phase::Opening => "opening",
+            Phase::Restoring => "restoring",
+            Phase::Running => "running",
+            Phase::Stopping => "stopping",
+        }
+    }
+}
+
 /// One run's counters.
 pub struct Metrics {
     store: Store,
     began: Instant,
+    started_at: SystemTime,
+    phase: Mutex<Phase>,
+    threads: Threads,
+    flow: Mutex<Flow>,
+    page: Mutex<Page>,
+    commit_seconds: Histogram,
+    asked: AtomicU64,
+    restored_rows: AtomicU64,
     counters: Arc<Counters>,
     boxes: Mutex<BTreeMap<String, (Duration, u64)>>,
     encoded: Mutex<BTreeMap<String, (Duration, u64)>>,
@@ -47,12 +101,79 @@ struct Commits {
     tables: BTreeMap<String, (usize, u64, usize)>,
 }
 
+/// What the tables show at the newest commit, kept without reading them.
+#[derive(Default)]
+struct Page {
+    latest: Option<Latest>,
+    tables: BTreeMap<String, Size>,
+    /// Rows of `rejects`, by stage and reason.
+    rejects: BTreeMap<(String, String), u64>,
+    /// Those that this process added.
+    new_rejects: BTreeMap<(String, String), u64>,
+    new_answers: BTreeMap<String, u64>,
+    moved: BTreeMap<String, (u64, u64)>,
+    epochs: u64,
+    committed_at: Option<SystemTime>,
+}
+
+#[derive(Clone, Copy, Default)]
+struct Size {
+    rows: u64,
+    files: usize,
+    bytes: u64,
+    version: u64,
+}
+
+/// What an epoch does, counted before it is committed and added up when it is.
+#[derive(Default)]
+pub struct Tally {
+    rejects: BTreeMap<(String, String), u64>,
+    answers: BTreeMap<String, u64>,
+    moved: BTreeMap<String, (u64, u64)>,
+}
+
+impl Tally {
+    /// Rejects by stage and reason, answers by outcome.
+    pub fn of(changes: &EpochChanges) -> Tally {
+        let mut tally = Tally::default();
+        for RejectRow { stage, reason, .. } in &changes.rejects {
+            *tally.rejects.entry((stage.clone(), reason.clone())).or_default() += 1;
+        }
+        for AnnotationRow { outcome, .. } in &changes.annotations {
+            *tally.answers.entry(outcome.clone()).or_default() += 1;
+        }
+        tally
+    }
+
+    /// Rows that come and go, by table.
+    pub fn rows(&mut self, commit: &EpochCommit) {
+        for (table, change) in &commit.changes {
+            let inserted = change.insert.iter().map(|batch| batch.num_rows() as u64).sum();
+            self.moved.insert(table.clone(), (inserted, change.delete.len() as u64));
+        }
+    }
+}
+
+fn locked<T>(held: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Counters that a panicking thread left are as good as any.
+    held.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 impl Metrics {
     /// Counters at zero.
     pub fn new(store: Store, counters: Arc<Counters>) -> Metrics {
+        let began = Instant::now();
         Metrics {
             store,
-            began: Instant::now(),
+            began,
+            started_at: SystemTime::now(),
+            phase: Mutex::new(Phase::Opening),
+            threads: Threads::new(began),
+            flow: Mutex::default(),
+            page: Mutex::default(),
+            commit_seconds: Histogram::default(),
+            asked: AtomicU64::new(0),
+            restored_rows: AtomicU64::new(0),
             counters,
             boxes: Mutex::default(),
             encoded: Mutex::default(),
@@ -72,14 +193,97 @@ impl Metrics {
         add(&self.encoded, channel, elapsed, count);
     }
 
-    /// So many messages were fed.
-    pub fn fed(&self, records: usize) {
-        self.records.fetch_add(records as u64, Ordering::Relaxed);
+    /// The service has come to another phase; it never goes back.
+    pub fn enter(&self, phase: Phase) {
+        let mut held = locked(&self.phase);
+        *held = phase.max(*held);
     }
 
-    /// An epoch is committed.
-    pub fn committed(&self, epoch: Epoch, counts: &Counts, took: Duration, publisher: &Publisher) {
-        let Ok(mut commits) = self.commits.lock() else { return };
+    /// What the service is at.
+    pub fn phase(&self) -> Phase {
+        *locked(&self.phase)
+    }
+
+    /// A thread of this name begins; it ends when the pulse is dropped.
+    pub fn pulse(&self, name: &str) -> Pulse {
+        self.threads.pulse(name)
+    }
+
+    /// How long ago each thread last said that it lives; `None` if it has ended.
+    pub fn threads(&self) -> BTreeMap<String, Option<Duration>> {
+        self.threads.ages()
+    }
+
+    /// What is between the source and the tables. Hold it for a moment only.
+    pub fn flow(&self) -> MutexGuard<'_, Flow> {
+        locked(&self.flow)
+    }
+
+    /// So many more rows of the tables were read by this start.
+    pub fn restored(&self, rows: usize) {
+        self.restored_rows.fetch_add(rows as u64, Ordering::Relaxed);
+    }
+
+    /// The tables as this start found them, with the rows of `rejects` by stage and reason.
+    pub fn opened(
+        &self,
+        publisher: &Publisher,
+        latest: Option<Latest>,
+        rejects: BTreeMap<(String, String), u64>,
+        next: Offsets,
+    ) -> anyhow::Result<()> {
+        self.flow().begin(next);
+        let mut page = locked(&self.page);
+        (page.latest, page.rejects) = (latest, rejects);
+        for table in publisher.tables() {
+            page.tables.entry(table.name().to_owned()).or_default().rows = table.rows()?;
+        }
+        page.measure(publisher);
+        Ok(())
+    }
+
+    /// A message was taken from the source.
+    pub fn read(&self, record: &Record) {
+        self.flow().read(record);
+    }
+
+    /// Whether it is time for [`Metrics::saw`].
+    pub fn wants_view(&self) -> bool {
+        self.flow().is_stale(VIEW_EVERY)
+    }
+
+    /// The source as it is now.
+    pub fn saw(&self, view: SourceView) {
+        self.flow().saw(view);
+    }
+
+    /// Messages became an epoch.
+    pub fn cut(&self, epoch: Epoch, records: &[Record]) {
+        self.records.fetch_add(records.len() as u64, Ordering::Relaxed);
+        self.flow().cut(epoch, records);
+    }
+
+    /// An epoch is done with; without `latest` it left no trace.
+    pub fn committed(
+        &self,
+        epoch: Epoch,
+        counts: &Counts,
+        tally: Tally,
+        took: Duration,
+        publisher: &Publisher,
+        latest: Option<&Latest>,
+    ) {
+        self.flow().committed(epoch, latest.map(|latest| offsets(&latest.offsets)));
+        if let Some(latest) = latest {
+            self.commit_seconds.observe(took);
+            let mut page = locked(&self.page);
+            page.add(tally);
+            page.latest = Some(latest.clone());
+            page.measure(publisher);
+            page.epochs += 1;
+            page.committed_at = Some(SystemTime::now());
+        }
+        let mut commits = locked(&self.commits);
         commits.epoch = epoch;
         commits.epochs += 1;
         commits.seconds += took.as_secs_f64();
@@ -97,6 +301,50 @@ impl Metrics {
                 (table.name().to_owned(), (files, bytes, table.len()))
             })
             .collect();
+    }
+
+    /// So many requests were given to the annotator.
+    pub fn asked(&self, requests: usize) {
+        self.asked.fetch_add(requests as u64, Ordering::Relaxed);
+    }
+
+    /// What the tables hold at the newest commit, in the form of `everpair status --json` but for
+    /// `run`. No table is read.
+    pub fn page(&self) -> Value {
+        let page = locked(&self.page);
+        let Some(latest) = &page.latest else { return json!({ "epoch": null, "tables": {} }) };
+        let tables = page.tables.iter().map(|(name, size)| {
+            let Size { rows, files, bytes, version } = size;
+            let value = json!({ "rows": rows, "files": files, "bytes": bytes, "version": version });
+            (name.clone(), value)
+        });
+        let mut rejects: BTreeMap<&str, u64> = BTreeMap::new();
+        for ((_, reason), count) in &page.rejects {
+            *rejects.entry(reason).or_default() += count;
+        }
+        json!({
+            "epoch": latest.epoch,
+            "generation": latest.generation,
+            "offsets": latest.offsets,
+            "in_force": latest.info.get("in_force"),
+            "tables": tables.collect::<Map<_, _>>(),
+            "rejects": rejects,
+        })
+    }
+
+    /// Rows read by this start.
+    pub fn restored_rows(&self) -> u64 {
+        self.restored_rows.load(Ordering::Relaxed)
+    }
+
+    /// When the newest epoch of this process was committed.
+    pub fn committed_at(&self) -> Option<SystemTime> {
+        locked(&self.page).committed_at
+    }
+
+    /// How long this has been running.
+    pub fn uptime(&self) -> Duration {
+        self.began.elapsed()
     }
 
     /// Pairs that wait for an answer.
@@ -132,7 +380,7 @@ impl Metrics {
                 "annotations": commits.steps.annotations,
             },
             "publish": { "seconds": commits.seconds, "count": commits.epochs },
-            "stages": self.stages(commits.seconds),
+            "stages": self.stages(commits.seconds).into_iter().collect::<BTreeMap<_, _>>(),
             "boxes": per(&self.boxes),
             "encoders": per(&self.encoded),
             "mining": self.mining(),
@@ -141,19 +389,19 @@ impl Metrics {
     }
 
     /// Seconds of all threads together, by stage.
-    fn stages(&self, publish: f64) -> Value {
+    fn stages(&self, publish: f64) -> [(&'static str, f64); 5] {
         let sum = |of: &Mutex<BTreeMap<String, (Duration, u64)>>, names: &[&str]| -> f64 {
-            let Ok(of) = of.lock() else { return 0.0 };
+            let of = locked(of);
             let named = of.iter().filter(|(name, _)| names.iter().any(|n| name.starts_with(n)));
             named.map(|(_, (elapsed, _))| *elapsed).sum::<Duration>().as_secs_f64()
         };
-        json!({
-            "decode": sum(&self.boxes, &["Decode"]),
-            "embed": sum(&self.encoded, &["semantic", "pattern", "caption"]),
-            "neighbors": sum(&self.boxes, &["Neighbors"]),
-            "pairs": sum(&self.boxes, &["Pairs"]),
-            "publish": publish,
-        })
+        [
+            ("decode", sum(&self.boxes, &["Decode"])),
+            ("embed", sum(&self.encoded, &["semantic", "pattern", "caption"])),
+            ("neighbors", sum(&self.boxes, &["Neighbors"])),
+            ("pairs", sum(&self.boxes, &["Pairs"])),
+            ("publish", publish),
+        ]
     }
 
     fn mining(&self) -> Value {
@@ -175,70 +423,52 @@ impl Metrics {
     }
 }
 
-/// The same encoders, each telling how long it takes.
-pub fn timed(encoders: &Encoders, metrics: &Arc<Metrics>) -> Encoders {
-    let mut timed = encoders.clone();
-    for (channel, encoder) in ["semantic", "pattern"].into_iter().zip(&mut timed.image) {
-        if let Some(inner) = encoder.take() {
-            *encoder = Some(Arc::new(Timed { inner, channel, metrics: metrics.clone() }));
+impl Page {
+    fn add(&mut self, tally: Tally) {
+        for (why, count) in tally.rejects {
+            *self.rejects.entry(why.clone()).or_default() += count;
+            *self.new_rejects.entry(why).or_default() += count;
+        }
+        for (outcome, count) in tally.answers {
+            *self.new_answers.entry(outcome).or_default() += count;
+        }
+        for (table, (inserted, deleted)) in tally.moved {
+            let rows = &mut self.tables.entry(table.clone()).or_default().rows;
+            *rows = (*rows + inserted).saturating_sub(deleted);
+            let moved = self.moved.entry(table).or_default();
+            *moved = (moved.0 + inserted, moved.1 + deleted);
         }
     }
-    if let Some(inner) = timed.text.take() {
-        let metrics = metrics.clone();
-        timed.text = Some(Arc::new(Timed { inner, channel: "caption", metrics }));
+
+    /// Files and versions; of a table with a key the rows too, of the others rows are added up.
+    fn measure(&mut self, publisher: &Publisher) {
+        for table in publisher.tables() {
+            let size = self.tables.entry(table.name().to_owned()).or_default();
+            (size.files, size.bytes) = table.size();
+            size.version = table.version();
+            if !table.spec().key.is_empty() {
+                size.rows = table.len() as u64;
+            }
+        }
     }
-    timed
-}
 
-struct Timed<E: ?Sized> {
-    inner: Arc<E>,
-    channel: &'static str,
-    metrics: Arc<Metrics>,
-}
-
-impl<E: ?Sized> Timed<E> {
-    fn time<T>(&self, count: usize, work: impl FnOnce(&E) -> T) -> T {
-        let began = Instant::now();
-        let done = work(&self.inner);
-        self.metrics.encoded(self.channel, began.elapsed(), count as u64);
-        done
+    fn rows(&self, table: Table) -> u64 {
+        self.tables.get(table.as_str()).map_or(0, |size| size.rows)
     }
 }
 
-impl ImageEncoder for Timed<dyn ImageEncoder> {
-    fn name(&self) -> &str {
-        self.inner.name()
+/// The offsets of a page as the service has them.
+pub fn offsets(shown: &BTreeMap<String, BTreeMap<String, i64>>) -> Offsets {
+    let mut offsets = Offsets::new();
+    for (topic, partitions) in shown {
+        let topic: Arc<str> = topic.as_str().into();
+        for (partition, next) in partitions {
+            if let Ok(partition) = partition.parse() {
+                offsets.insert((topic.clone(), partition), *next);
+            }
+        }
     }
-    fn digest(&self) -> String {
-        self.inner.digest()
-    }
-    fn dim(&self) -> usize {
-        self.inner.dim()
-    }
-    fn default_bands(&self) -> &[(f64, f64)] {
-        self.inner.default_bands()
-    }
-    fn encode(&self, batch: &[&Pixels]) -> Vec<Option<Box<[i16]>>> {
-        self.time(batch.len(), |inner| inner.encode(batch))
-    }
-}
-
-impl TextEncoder for Timed<dyn TextEncoder> {
-    fn name(&self) -> &str {
-        self.inner.name()
-    }
-    fn digest(&self) -> String {
-        self.inner.digest()
-    }
-    fn dim(&self) -> usize {
-        self.inner.dim()
-    }
-    fn default_bands(&self) -> &[(f64, f64)] {
-        self.inner.default_bands()
-    }
-    fn encode(&self, batch: &[&str]) -> Vec<Option<Box<[i16]>>> {
-        self.time(batch.len(), |inner| inner.encode(batch))
-    }
+    offsets
 }
 
 fn add(to: &Mutex<BTreeMap<String, (Duration, u64)>>, name: &str, elapsed: Duration, count: u64) {

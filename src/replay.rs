@@ -37,7 +37,7 @@ use crate::{
     fetch,
     requests::{self, Messages, Request},
     service,
-    source::{self, Offsets, Polled, Source, SourceError},
+    source::{self, Offsets, Polled, Source, SourceError, SourceView},
 };
 
 /// How long one look at the source takes.
@@ -289,9 +289,10 @@ impl Replay {
             true => "the rest when the service runs again".to_owned(),
             false => format!("{missing} are gone from the source and stay in rejects"),
         };
-        eprintln!(
+        tracing::info!(
             "replay: {} messages read again, of which {} have a later message of their id; {gone}",
-            self.read, self.superseded
+            self.read,
+            self.superseded
         );
     }
 }
@@ -326,6 +327,10 @@ impl Source for Picked {
 
     fn end_offsets(&mut self) -> Result<Offsets, SourceError> {
         self.inner.end_offsets()
+    }
+
+    fn view(&mut self) -> SourceView {
+        self.inner.view()
     }
 
     fn committed(&mut self, _: &Offsets) {}

@@ -94,7 +94,7 @@ impl Requests {
         let names = match self.store.list(FOLDER, PREFIX) {
             Ok(names) => names,
             Err(error) => {
-                eprintln!("warning: requests cannot be listed: {error}");
+                tracing::warn!("requests cannot be listed: {error}");
                 return None;
             }
         };
@@ -114,7 +114,7 @@ impl Requests {
                     self.open.push(path);
                     self.waiting.fetch_add(1, Ordering::AcqRel);
                 }
-                Some(Err(error)) => eprintln!("warning: {path} is no request: {error}"),
+                Some(Err(error)) => tracing::warn!("{path} is no request: {error}"),
                 None => {}
             }
         }
@@ -139,7 +139,7 @@ impl Requests {
             for name in first.remove() {
                 self.waiting.fetch_sub(1, Ordering::AcqRel);
                 if let Err(error) = self.store.delete(&name) {
-                    eprintln!("warning: {name} stays and will be asked again: {error}");
+                    tracing::warn!("{name} stays and will be asked again: {error}");
                 }
             }
         }

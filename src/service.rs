@@ -18,17 +18,21 @@ use std::sync::{
 };
 
 use anyhow::{Context, bail};
-use schemas::{config::Config, tables::Table};
+use schemas::{
+    config::{self, Config},
+    tables::Table,
+};
 use serde_json::{Map, Value};
 
 use self::{commit::Committer, ingest::Ingest, worker::Progress};
 use crate::{
+    console::Console,
     delta::{self, Store, TableSpec},
     fetch,
-    metrics::{Metrics, timed},
+    metrics::{Metrics, Phase, timed},
     requests::Requests,
     settings,
-    source::Offsets,
+    source::{Offsets, Source},
     validate,
 };
 
@@ -73,29 +77,21 @@ pub fn run(config: &Config, options: RunOptions, stop: &'static AtomicBool) -> a
     } else {
         validate::root::refuse_foreign(config, &store)?;
     }
+    let version = env!("CARGO_PKG_VERSION");
+    tracing::info!(version, tables = config.tables.root, "everpair {version} starts");
+    let metrics = Arc::new(Metrics::new(store.clone(), settings.counters.clone()));
+    let _console = Console::of(&config.service, &metrics)?;
     let publisher = delta::start(&store, &specs()).context("take over the tables")?;
-    let (begin, shown) = restore::restore(&publisher, &config.filter)?;
+    metrics.enter(Phase::Restoring);
+    let (begin, mut shown) = restore::restore(&publisher, &config.filter, &metrics)?;
     let next: Offsets = publisher
         .offsets()
         .into_iter()
         .map(|((topic, partition), next)| ((topic.into(), partition), next))
         .collect();
-    let mut source = fetch::open(config, &next).context("open the source")?;
-    let ends = match options.until_caught_up {
-        true => {
-            let ends = source.end_offsets().context("ask the source for its end")?;
-            if ends.is_empty() {
-                eprintln!(
-                    "warning: the source is empty: {:?}{:?}",
-                    config.source.files, config.source.topics
-                );
-            }
-            Some(ends)
-        }
-        false => None,
-    };
-
-    let metrics = Arc::new(Metrics::new(store.clone(), settings.counters.clone()));
+    let (source, ends) = open_source(config, options, &next)?;
+    let rejected = std::mem::take(&mut shown.rejected);
+    metrics.opened(&publisher, delta::read_latest(&store)?, rejected, next.clone())?;
     settings.encoders = Arc::new(timed(&settings.encoders, &metrics));
     let progress =
         Arc::new(Progress { committed: AtomicU64::new(begin.epoch), stop: AtomicBool::new(false) });
@@ -133,6 +129,7 @@ pub fn run(config: &Config, options: RunOptions, stop: &'static AtomicBool) -> a
         progress: progress.clone(),
         exchange: exchange.clone(),
         metrics: metrics.clone(),
+        pulse: metrics.pulse("ingest"),
         stop,
         config: config.clone(),
     };
@@ -171,7 +168,27 @@ pub fn run(config: &Config, options: RunOptions, stop: &'static AtomicBool) -> a
     for worker in guards.join() {
         worker.map_err(|why| anyhow::anyhow!("a dataflow worker failed: {why}"))?;
     }
+    let epoch = progress.committed.load(Ordering::Acquire);
+    tracing::info!(epoch, "stopped: epoch {epoch} is committed");
     Ok(())
+}
+
+/// The source at the next offsets, and with `until_caught_up` its ends as of now.
+fn open_source(
+    config: &Config,
+    options: RunOptions,
+    next: &Offsets,
+) -> anyhow::Result<(Box<dyn Source>, Option<Offsets>)> {
+    let mut source = fetch::open(config, next).context("open the source")?;
+    if !options.until_caught_up {
+        return Ok((source, None));
+    }
+    let ends = source.end_offsets().context("ask the source for its end")?;
+    if ends.is_empty() {
+        let config::Source { files, topics, .. } = &config.source;
+        tracing::warn!("the source is empty: {files:?}{topics:?}");
+    }
+    Ok((source, Some(ends)))
 }
 
 /// Whether the tables were made with this config; an error says what differs.
@@ -213,7 +230,7 @@ fn check_in_force(
             lines.join("\n  ")
         );
     }
-    eprintln!("applying a config change:\n  {}", lines.join("\n  "));
+    tracing::info!("applying a config change:\n  {}", lines.join("\n  "));
     Ok(true)
 }
 

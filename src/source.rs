@@ -35,6 +35,17 @@ pub enum Polled {
     Idle,
 }
 
+/// What a source knows of its log, seconds old at most.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SourceView {
+    /// A broker is connected, or the files are there.
+    pub reachable: bool,
+    /// The first offset that is left and the end, by partition.
+    pub ranges: BTreeMap<(Arc<str>, i32), (i64, i64)>,
+    /// Partitions whose end is not known yet.
+    pub unknown: usize,
+}
+
 /// A source of records. Within a partition they come in the order of their offsets.
 pub trait Source: Send {
     /// Waits at most about `wait` for the next thing. What passes by itself (a broker that is down)
@@ -48,6 +59,9 @@ pub trait Source: Send {
     /// The end of each partition as of now: the next offset of a reader that has read all. Of an
     /// open transaction nothing counts yet.
     fn end_offsets(&mut self) -> Result<Offsets, SourceError>;
+
+    /// What the source knows of its ends without asking anyone for them: for displays and probes.
+    fn view(&mut self) -> SourceView;
 
     /// Tells others how far the tables are. For lag displays only, best effort: nothing is ever
     /// read back from there.
@@ -113,5 +127,5 @@ pub fn open_again(config: &config::Source, next: &Offsets) -> Result<Box<dyn Sou
 
 /// One line for the person who watches; the service goes on.
 fn warn(text: fmt::Arguments<'_>) {
-    eprintln!("warning: {text}");
+    tracing::warn!("{text}");
 }

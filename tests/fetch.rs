@@ -19,7 +19,7 @@ use everpair::{
         Fetcher, Fetching,
         guard::{Names, SystemNames},
     },
-    source::{Offsets, Polled, Source, SourceError},
+    source::{Offsets, Polled, Source, SourceError, SourceView},
 };
 use schemas::{
     config::Config,
@@ -49,6 +49,9 @@ impl Source for Given {
     }
     fn end_offsets(&mut self) -> Result<Offsets, SourceError> {
         Ok(Offsets::new())
+    }
+    fn view(&mut self) -> SourceView {
+        SourceView::default()
     }
     fn committed(&mut self, _: &Offsets) {}
 }

@@ -3,6 +3,7 @@
 mod bad_input;
 mod calibrate;
 mod changes;
+mod console;
 mod delta_store;
 mod deploy;
 mod explain;
@@ -10,6 +11,8 @@ mod export;
 mod faulty;
 mod fetch;
 mod graph;
+mod logs;
+mod metrics;
 mod publish_model;
 mod push;
 mod service;

@@ -5,12 +5,12 @@
 
 mod fetch;
 
-use std::{collections::BTreeMap, path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, fmt, net::SocketAddr, path::PathBuf, time::Duration};
 
 use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
 
 pub use self::fetch::{Fetch, Scheme};
-use crate::{Channel, limits, message::KeySource};
+use crate::{Channel, limits, message::KeySource, secret::Shown};
 
 /// The whole config.
 #[derive(Clone, Debug, Deserialize)]
@@ -53,7 +53,7 @@ pub struct Config {
 }
 
 /// `[source]`: either `brokers` and `topics`, or `files`.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Source {
     /// Kafka's bootstrap servers, `host:port,host:port`.
@@ -83,7 +83,7 @@ pub enum OnOffsetGone {
 }
 
 /// `[tables]`.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Tables {
     /// A folder, relative to the config's folder, or a URL: `s3://bucket/path`, `gs://`, `az://`.
@@ -98,6 +98,27 @@ pub struct Tables {
 
 fn retry_time() -> Duration {
     limits::STORE_RETRY_TIME
+}
+
+// Without the secrets; what else is in it speaks for itself in the file.
+impl fmt::Debug for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Source")
+            .field("brokers", &self.brokers)
+            .field("topics", &self.topics)
+            .field("files", &self.files)
+            .field("key", &self.key)
+            .field("settings", &Shown(&self.settings))
+            .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Tables {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut shown = f.debug_struct("Tables");
+        shown.field("root", &self.root).field("settings", &Shown(&self.settings));
+        shown.finish_non_exhaustive()
+    }
 }
 
 /// `[channels]`; a channel that is not configured uses its built-in encoder.
@@ -325,11 +346,28 @@ pub struct Service {
     pub workers: usize,
     /// Newest epoch files kept under `_everpair/epochs/`.
     pub epochs_kept: usize,
+    /// Where the console listens; nowhere unless it is said. Port 0 takes a free one.
+    pub listen: Option<SocketAddr>,
+    /// Most messages behind the end of the source of a service that is ready.
+    pub ready_lag: u64,
+    /// Longest time that a service that is ready may have work and commit nothing.
+    #[serde(deserialize_with = "duration")]
+    pub ready_age: Duration,
+    /// A thread that shows no sign of life for so long is stuck.
+    #[serde(deserialize_with = "duration")]
+    pub stuck_after: Duration,
 }
 
 impl Default for Service {
     fn default() -> Self {
-        Service { workers: 0, epochs_kept: 1_000 }
+        Service {
+            workers: 0,
+            epochs_kept: 1_000,
+            listen: None,
+            ready_lag: limits::READY_LAG,
+            ready_age: limits::READY_AGE,
+            stuck_after: limits::STUCK_AFTER,
+        }
     }
 }
 

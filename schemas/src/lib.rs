@@ -11,6 +11,7 @@ pub mod config;
 pub mod limits;
 pub mod message;
 pub mod reject;
+pub mod secret;
 pub mod tables;
 
 use serde::{Deserialize, Serialize};

@@ -29,6 +29,8 @@ pub const LOG_LINE_BYTES_MAX: usize = 2 * ENCODED_BYTES_MAX;
 pub const LOG_FILES_MAX: usize = 1_024;
 /// Bytes of a file log that are read at once, per file.
 pub const LOG_READ_BYTES: usize = 64 << 10;
+/// Bytes of a file log, per file, that are read at once to see how far its end is.
+pub const LOG_COUNT_BYTES: usize = 8 << 20;
 /// Bytes of whole lines that are written to a file log at once.
 pub const LOG_WRITE_BYTES: usize = 1 << 20;
 /// Bytes that Kafka's client fetches ahead.
@@ -108,6 +110,22 @@ pub const STORE_CONNECT_TIME: Duration = Duration::from_secs(5);
 pub const STORE_PART_BYTES: usize = 16 << 20;
 /// Parts of one object that are on their way at once.
 pub const STORE_PARTS_AT_ONCE: usize = 4;
+
+/// Messages behind the end of the source up to which a service is ready: an epoch.
+pub const READY_LAG: u64 = EPOCH_ROWS as u64;
+/// Longest time without a commit while there is work, of a service that is ready.
+pub const READY_AGE: Duration = Duration::from_secs(300);
+/// A thread without a sign of life for so long is stuck. One request to a store may take
+/// [`STORE_RETRY_TIME`], and a commit makes a few.
+pub const STUCK_AFTER: Duration = Duration::from_secs(600);
+/// Connections that the console has at once; others wait.
+pub const CONSOLE_CONNECTIONS: usize = 64;
+/// Longest wait of the console for a request's head.
+pub const CONSOLE_HEAD_TIME: Duration = Duration::from_secs(2);
+/// Longest time that a connection to the console may last.
+pub const CONSOLE_CONNECTION_TIME: Duration = Duration::from_secs(10);
+/// Largest head of a request to the console, in bytes.
+pub const CONSOLE_HEAD_BYTES: usize = 16 << 10;
 
 /// Neighbours per image, channel and band.
 pub const NEIGHBORS: usize = 10;

@@ -1,5 +1,6 @@
 //! An object store behind blocking calls, and Parquet's view of one object.
 
+mod calls;
 mod open;
 
 use std::collections::BTreeMap;
@@ -19,6 +20,7 @@ use object_store::{
 use parquet::file::reader::{ChunkReader, Length};
 use schemas::limits;
 
+pub use self::calls::{Calls, Operation};
 use super::{Error, Result};
 
 /// A bucket, by its URL without a path (`s3://BUCKET`).
@@ -36,6 +38,7 @@ pub struct Store {
     objects: Arc<dyn ObjectStore>,
     root: Path,
     runtime: Arc<tokio::runtime::Runtime>,
+    calls: Arc<Calls>,
 }
 
 /// What became of an attempt to create an object that must not exist.
@@ -90,7 +93,12 @@ impl Store {
             .enable_all()
             .build()
             .map_err(|error| Error::Io(format!("no runtime for the store: {error}")))?;
-        Ok(Store { objects, root, runtime: Arc::new(runtime) })
+        Ok(Store { objects, root, runtime: Arc::new(runtime), calls: Arc::default() })
+    }
+
+    /// What was asked of this store and its clones.
+    pub fn calls(&self) -> &Calls {
+        &self.calls
     }
 
     fn path(&self, name: &str) -> Path {
@@ -100,19 +108,21 @@ impl Store {
     /// The whole object, or `None` where there is none.
     pub fn get(&self, name: &str) -> Result<Option<Bytes>> {
         let path = self.path(name);
-        self.runtime.block_on(async {
+        let get = async {
             match self.objects.get(&path).await {
                 Ok(found) => Ok(Some(found.bytes().await?)),
                 Err(object_store::Error::NotFound { .. }) => Ok(None),
                 Err(error) => Err(error.into()),
             }
-        })
+        };
+        self.calls.time(Operation::Get, || self.runtime.block_on(get))
     }
 
     /// Part of an object that must be there.
     pub(super) fn get_range(&self, name: &str, range: Range<u64>) -> Result<Bytes> {
         let path = self.path(name);
-        Ok(self.runtime.block_on(self.objects.get_range(&path, range))?)
+        let get = self.objects.get_range(&path, range);
+        Ok(self.calls.time(Operation::Get, || self.runtime.block_on(get))?)
     }
 
     /// Writes an object unless one of that name exists.
@@ -120,12 +130,14 @@ impl Store {
         let path = self.path(name);
         let options = PutOptions { mode: PutMode::Create, ..Default::default() };
         let put = self.objects.put_opts(&path, PutPayload::from(content), options);
-        match self.runtime.block_on(put) {
+        let failed = |created: &Created| matches!(created, Created::Failed(_));
+        let put = || match self.runtime.block_on(put) {
             Ok(_) => Created::Yes,
             Err(object_store::Error::AlreadyExists { .. }) => Created::Exists,
             Err(object_store::Error::Precondition { .. }) => Created::Exists,
             Err(error) => Created::Failed(error.into()),
-        }
+        };
+        self.calls.time_if(Operation::Create, put, failed)
     }
 
     /// Writes an object unless one of that name exists; false where one does.
@@ -144,11 +156,13 @@ impl Store {
     /// Writes an object, in place of any that has the name.
     pub fn replace(&self, name: &str, content: Vec<u8>) -> Result<()> {
         let path = self.path(name);
-        if content.len() > limits::STORE_PART_BYTES {
-            return Ok(self.runtime.block_on(self.put_in_parts(&path, content.into()))?);
-        }
-        self.runtime.block_on(self.objects.put(&path, PutPayload::from(content)))?;
-        Ok(())
+        let put = async {
+            if content.len() > limits::STORE_PART_BYTES {
+                return self.put_in_parts(&path, content.into()).await;
+            }
+            self.objects.put(&path, PutPayload::from(content)).await.map(|_| ())
+        };
+        Ok(self.calls.time(Operation::Replace, || self.runtime.block_on(put))?)
     }
 
     async fn put_in_parts(&self, path: &Path, content: Bytes) -> object_store::Result<()> {
@@ -170,10 +184,13 @@ impl Store {
     /// Removes an object; one that is not there is removed already.
     pub fn delete(&self, name: &str) -> Result<()> {
         let path = self.path(name);
-        match self.runtime.block_on(self.objects.delete(&path)) {
-            Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
-            Err(error) => Err(error.into()),
-        }
+        let delete = async {
+            match self.objects.delete(&path).await {
+                Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
+                Err(error) => Err(error.into()),
+            }
+        };
+        self.calls.time(Operation::Delete, || self.runtime.block_on(delete))
     }
 
     /// The names of some objects anywhere under the root, below it, `most` of them.
@@ -209,9 +226,11 @@ impl Store {
     /// after `after`, sorted.
     pub fn list(&self, folder: &str, after: &str) -> Result<Vec<(String, u64)>> {
         let (prefix, offset) = (self.path(folder), self.path(folder).join(after));
-        let listed: Vec<ObjectMeta> = self.runtime.block_on(async {
-            self.objects.list_with_offset(Some(&prefix), &offset).try_collect().await
-        })?;
+        let list = async {
+            let listed = self.objects.list_with_offset(Some(&prefix), &offset);
+            listed.try_collect::<Vec<ObjectMeta>>().await
+        };
+        let listed = self.calls.time(Operation::List, || self.runtime.block_on(list))?;
         let direct = prefix.parts().count() + 1;
         let mut names: Vec<(String, u64)> = listed
             .into_iter()

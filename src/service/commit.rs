@@ -29,7 +29,7 @@ use super::{ingest::Exchange, restore::Shown, worker::Progress};
 use crate::{
     annotator::Annotator,
     delta::{self, Change, EpochCommit, Key, Latest, Publisher, Rows, Store},
-    metrics::Metrics,
+    metrics::{self, Metrics, Phase, Tally},
     requests::Requests,
     source::Offsets,
 };
@@ -95,6 +95,7 @@ impl Committer {
         let names = self.store.list(PAGES, "0").context("list the pages of earlier epochs")?;
         let epochs = names.iter().filter_map(|(name, _)| name.strip_suffix(".json")?.parse().ok());
         let pages = epochs.collect();
+        let pulse = self.metrics.pulse("committer");
         let mut run = Run {
             at: self,
             pending: None,
@@ -104,6 +105,7 @@ impl Committer {
             pages,
         };
         loop {
+            pulse.beat();
             match run.at.closed.recv_timeout(Duration::from_millis(20)) {
                 Ok(changes) if changes.epoch == first && !run.compared => run.compare(changes),
                 Ok(changes) => run.commit(changes)?,
@@ -112,6 +114,9 @@ impl Committer {
             }
             run.annotate();
             if run.is_done() {
+                if !run.at.progress.stop.load(Ordering::Acquire) {
+                    tracing::info!("caught up");
+                }
                 run.at.progress.stop.store(true, Ordering::Release);
             }
         }
@@ -156,6 +161,16 @@ impl Run {
             self.at.exchange.force.store(true, Ordering::Release);
         }
         self.want(changes.requests);
+        self.at.metrics.waiting(self.wanted.len());
+        self.at.metrics.enter(Phase::Running);
+        let (rows, took) = (self.at.metrics.restored_rows(), self.at.metrics.uptime());
+        let seconds = took.as_secs_f64();
+        tracing::info!(
+            epoch,
+            rows,
+            seconds,
+            "restored: epoch {epoch}, {rows} rows in {seconds:.1} s"
+        );
         self.compared = true;
     }
 
@@ -179,7 +194,9 @@ impl Run {
         }
         let requests = std::mem::take(&mut changes.requests);
         let counts = Counts::of(&changes);
+        let mut tally = Tally::of(&changes);
         let commit = self.epoch_commit(changes, config_changed)?;
+        tally.rows(&commit);
         let latest = self.at.publisher.publish(commit)?;
         if let Some(latest) = &latest {
             self.show(latest);
@@ -188,15 +205,24 @@ impl Run {
         self.at.requests.committed(epoch);
         self.want(requests);
         if latest.is_some() {
-            eprintln!(
-                "epoch {epoch}: {counts}, {} wait for an answer, committed in {} ms",
-                self.wanted.len(),
-                began.elapsed().as_millis()
+            let (waiting, took) = (self.wanted.len(), began.elapsed());
+            tracing::info!(
+                epoch,
+                images = counts.images,
+                pairs = counts.pairs,
+                triplets = counts.triplets,
+                rejects = counts.rejects,
+                answers = counts.annotations,
+                waiting,
+                seconds = took.as_secs_f64(),
+                "epoch {epoch}: {counts}, {waiting} wait for an answer, committed in {} ms",
+                took.as_millis()
             );
         }
         self.at.progress.committed.store(epoch, Ordering::Release);
-        self.at.metrics.committed(epoch, &counts, began.elapsed(), &self.at.publisher);
         self.at.metrics.waiting(self.wanted.len());
+        let (took, publisher) = (began.elapsed(), &self.at.publisher);
+        self.at.metrics.committed(epoch, &counts, tally, took, publisher, latest.as_ref());
         if latest.is_some() {
             self.at.metrics.write()?;
         }
@@ -215,14 +241,8 @@ impl Run {
     }
 
     fn show(&self, latest: &Latest) {
-        let offsets = latest.offsets.iter().flat_map(|(topic, partitions)| {
-            let topic: Arc<str> = topic.as_str().into();
-            partitions.iter().filter_map(move |(partition, next)| {
-                Some(((topic.clone(), partition.parse().ok()?), *next))
-            })
-        });
         if let Ok(mut committed) = self.at.exchange.committed.lock() {
-            *committed = offsets.collect();
+            *committed = metrics::offsets(&latest.offsets);
         }
     }
 
@@ -379,6 +399,7 @@ impl Run {
             }
         }
         if !answers.is_empty() {
+            self.at.metrics.asked(answers.len());
             // Ingest that is gone has said why, and the run is about to end.
             let _ = self.at.answers.send(answers);
         }

@@ -18,7 +18,7 @@ use schemas::{
 
 use super::worker::{EpochInput, Progress};
 use crate::{
-    metrics::Metrics,
+    metrics::{Metrics, Phase, Pulse},
     replay::Replay,
     requests::{Messages, Request, Requests},
     source::{Offsets, Polled, Source, SourceError},
@@ -62,6 +62,8 @@ pub struct Ingest {
     pub exchange: Arc<Exchange>,
     /// Counters.
     pub metrics: Arc<Metrics>,
+    /// Tells that the thread lives.
+    pub pulse: Pulse,
     /// Set by a signal: open no more epochs.
     pub stop: &'static AtomicBool,
     /// To read messages again: the source, and what may be fetched.
@@ -97,6 +99,7 @@ impl Ingest {
         let mut positions = Offsets::new();
         let mut shown = Offsets::new();
         while !self.must_stop() {
+            self.show_alive();
             let idle = self.read(&mut open, &mut positions)?;
             self.gather(&mut open, &positions)?;
             if self.must_stop() {
@@ -112,7 +115,15 @@ impl Ingest {
             }
             self.show_committed(&mut shown);
         }
+        self.metrics.enter(Phase::Stopping);
         Ok(())
+    }
+
+    fn show_alive(&mut self) {
+        self.pulse.beat();
+        if self.metrics.wants_view() {
+            self.metrics.saw(self.source.view());
+        }
     }
 
     fn must_stop(&self) -> bool {
@@ -129,6 +140,7 @@ impl Ingest {
                 }
                 Polled::Record(record) => {
                     let at = record.position.clone();
+                    self.metrics.read(&record);
                     open.bytes += record.bytes();
                     open.input.records.push(record);
                     (at.topic, at.partition, at.offset + 1)
@@ -204,7 +216,7 @@ impl Ingest {
         if requests {
             self.requests.cut(self.next_epoch);
         }
-        self.metrics.fed(input.records.len());
+        self.metrics.cut(input.epoch, &input.records);
         self.next_epoch += 1;
         // A full queue is backpressure: nothing more is taken from the source until it has room.
         let mut waiting = Some(input);
@@ -214,6 +226,7 @@ impl Ingest {
                 Err(TrySendError::Full(_)) if self.must_stop() => {}
                 Err(TrySendError::Full(input)) => {
                     self.source.hold(HOLD)?;
+                    self.show_alive();
                     waiting = Some(input);
                 }
             }

@@ -16,7 +16,10 @@ use schemas::{
 use serde::Deserialize;
 
 use super::worker::Start;
-use crate::delta::{Publisher, Table};
+use crate::{
+    delta::{Publisher, Table},
+    metrics::Metrics,
+};
 
 /// What the tables show now, and what the annotator may look up.
 #[derive(Default)]
@@ -28,6 +31,8 @@ pub struct Shown {
     /// What `rejects` must still say: of answers whose epoch never became real. The memo has kept
     /// them, and they are not judged as new ones again.
     pub rejects: Vec<RejectRow>,
+    /// Rows of `rejects`, by stage and reason.
+    pub rejected: BTreeMap<(String, String), u64>,
     /// Measures and size of every content.
     pub measured: HashMap<ContentId, (Measures, (i32, i32))>,
 }
@@ -58,8 +63,37 @@ fn table(publisher: &Publisher, of: tables::Table) -> anyhow::Result<&Table> {
     publisher.table(of.as_str()).ok_or_else(|| anyhow!("no table {}", of.as_str()))
 }
 
+fn read<R: Row>(publisher: &Publisher, metrics: &Metrics) -> anyhow::Result<Vec<R>> {
+    let rows = rows(table(publisher, R::TABLE)?)?;
+    metrics.restored(rows.len());
+    Ok(rows)
+}
+
+/// The columns of `rejects` that are counted.
+#[derive(Deserialize)]
+struct RejectKind {
+    stage: String,
+    reason: String,
+}
+
+fn rejected(rejects: &Table) -> anyhow::Result<BTreeMap<(String, String), u64>> {
+    let mut counts = BTreeMap::new();
+    for batch in rejects.scan(Some(&["stage", "reason"]))? {
+        let rows: Vec<RejectKind> =
+            serde_arrow::from_record_batch(&batch?).with_context(|| read_error(rejects.name()))?;
+        for row in rows {
+            *counts.entry((row.stage, row.reason)).or_default() += 1;
+        }
+    }
+    Ok(counts)
+}
+
 /// Reads everything that a start needs.
-pub fn restore(publisher: &Publisher, rules: &Filter) -> anyhow::Result<(Start, Shown)> {
+pub fn restore(
+    publisher: &Publisher,
+    rules: &Filter,
+    metrics: &Metrics,
+) -> anyhow::Result<(Start, Shown)> {
     let mut start = Start { epoch: publisher.epoch().unwrap_or(0), ..Start::default() };
     let mut shown = Shown::default();
 
@@ -67,6 +101,7 @@ pub fn restore(publisher: &Publisher, rules: &Filter) -> anyhow::Result<(Start, 
     for batch in contents.scan(Some(&["content_id", "width", "height", "measures"]))? {
         let rows: Vec<ContentMeasures> =
             serde_arrow::from_record_batch(&batch?).with_context(|| read_error(contents.name()))?;
+        metrics.restored(rows.len());
         for row in rows {
             let id = ContentId::parse(&row.content_id)
                 .ok_or_else(|| anyhow!("contents: {:?} is no sha256", row.content_id))?;
@@ -74,25 +109,26 @@ pub fn restore(publisher: &Publisher, rules: &Filter) -> anyhow::Result<(Start, 
             shown.measured.insert(id, (row.measures, (row.width, row.height)));
         }
     }
-    for mut row in rows::<ImageRow>(table(publisher, ImageRow::TABLE)?)? {
+    for mut row in read::<ImageRow>(publisher, metrics)? {
         row.epoch = 0;
         start.restored.push(Restored::Image(row));
     }
-    for mut row in rows::<BlockedRow>(table(publisher, BlockedRow::TABLE)?)? {
+    for mut row in read::<BlockedRow>(publisher, metrics)? {
         row.epoch = 0;
         start.restored.push(Restored::Blocked(row));
     }
-    start.vectors = rows::<EmbeddingRow>(table(publisher, EmbeddingRow::TABLE)?)?;
-    start.answers = rows::<AnnotationRow>(table(publisher, AnnotationRow::TABLE)?)?;
+    start.vectors = read::<EmbeddingRow>(publisher, metrics)?;
+    start.answers = read::<AnnotationRow>(publisher, metrics)?;
     let real = i64::try_from(start.epoch).context("epochs fit into 63 bits")?;
     for row in start.answers.iter().filter(|row| row.epoch > real) {
         shown.rejects.extend(filter::accept(Answer::from(row), rules).1);
     }
-    for mut row in rows::<PairRow>(table(publisher, PairRow::TABLE)?)? {
+    shown.rejected = rejected(table(publisher, RejectRow::TABLE)?)?;
+    for mut row in read::<PairRow>(publisher, metrics)? {
         row.epoch = 0;
         shown.pairs.insert((row.query_id.clone(), row.target_id.clone()), row);
     }
-    for mut row in rows::<TripletRow>(table(publisher, TripletRow::TABLE)?)? {
+    for mut row in read::<TripletRow>(publisher, metrics)? {
         row.epoch = 0;
         shown.triplets.insert(row.triplet_id.clone(), row);
     }

@@ -32,7 +32,7 @@ use timely::{
 
 use crate::{
     dataflow::{self, Inputs, Settings},
-    metrics::Metrics,
+    metrics::{Metrics, Pulse},
 };
 
 /// One epoch's input, as ingest cut it.
@@ -86,6 +86,7 @@ pub fn start(
     let deliver = Mutex::new(Some(deliver));
     let work = move |worker: &mut Worker| {
         time_boxes(worker, metrics.clone());
+        let pulse = metrics.pulse(&format!("worker-{}", worker.index()));
         // Only worker 0 is handed closed epochs, so only it may hold the sender: the committer ends
         // when the last sender is gone.
         let deliver = if worker.index() == 0 { take(&deliver) } else { None };
@@ -94,11 +95,12 @@ pub fn start(
             && let Some((begin, feed)) = take(&first)
         {
             handles.begin(begin);
-            run_feed(worker, &mut handles, &feed, &progress);
+            run_feed(worker, &mut handles, &feed, &progress, &pulse);
         }
         drop(handles);
         while !probe.done() {
             worker.step_or_park(Some(Duration::from_millis(20)));
+            pulse.beat();
         }
     };
     timely::execute(timely::Config::process(workers), work)
@@ -231,6 +233,7 @@ fn run_feed(
     handles: &mut Handles,
     feed: &Receiver<EpochInput>,
     progress: &Progress,
+    pulse: &Pulse,
 ) {
     let mut opened = None;
     // The committer sets it when it has ended: well, or with an error after which nothing that is
@@ -250,5 +253,6 @@ fn run_feed(
             }
         }
         worker.step_or_park(Some(Duration::from_millis(2)));
+        pulse.beat();
     }
 }

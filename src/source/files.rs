@@ -18,11 +18,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use schemas::{config::OnOffsetGone, message};
+use schemas::{config::OnOffsetGone, limits, message};
 
 use self::tail::{Line, Tail};
 pub use self::{names::matches, writer::FileLog};
-use super::{Offsets, Polled, Source, SourceError, warn};
+use super::{Offsets, Polled, Source, SourceError, SourceView, warn};
 
 /// The topic of every file log.
 pub const TOPIC: &str = "files";
@@ -186,6 +186,20 @@ impl Source for Files {
             ends.insert((self.topic.clone(), *partition), end);
         }
         Ok(ends)
+    }
+
+    fn view(&mut self) -> SourceView {
+        let mut view = SourceView { reachable: !self.tails.is_empty(), ..SourceView::default() };
+        for (partition, tail) in &mut self.tails {
+            // A file that cannot be read is an error of the next poll.
+            match tail.count_ahead(limits::LOG_COUNT_BYTES) {
+                Ok(Some(end)) => {
+                    view.ranges.insert((self.topic.clone(), *partition), (0, end));
+                }
+                Ok(None) | Err(_) => view.unknown += 1,
+            }
+        }
+        view
     }
 
     fn committed(&mut self, _next: &Offsets) {}

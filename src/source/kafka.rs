@@ -28,7 +28,7 @@ use schemas::{
 
 use self::client::Watch;
 pub use self::writer::{Fate, TopicWriter};
-use super::{Offsets, Polled, Source, SourceError, warn};
+use super::{Offsets, Polled, Source, SourceError, SourceView, warn};
 
 /// How long one question to a broker may take.
 const ANSWER: Duration = Duration::from_secs(2);
@@ -374,6 +374,18 @@ impl Source for Kafka {
             }
             std::thread::sleep(RETRY.min(SLICE));
         }
+    }
+
+    fn view(&mut self) -> SourceView {
+        let seen = self.consumer.context().seen();
+        let known = |place: &Place| {
+            let range = seen.ranges.get(&(place.0.to_string(), place.1))?;
+            Some((place.clone(), *range))
+        };
+        let ranges: BTreeMap<_, _> = self.next.keys().filter_map(known).collect();
+        let unknown = self.next.len() - ranges.len();
+        // A topic without partitions is one that was not found yet.
+        SourceView { reachable: seen.connected && !self.next.is_empty(), ranges, unknown }
     }
 
     fn committed(&mut self, next: &Offsets) {

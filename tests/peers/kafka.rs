@@ -112,8 +112,14 @@ impl Broker {
 
     /// The broker goes down at once, as in a crash, and comes up again with what it had stored.
     pub fn crash_and_restart(&mut self) {
+        self.crash_for(|| {});
+    }
+
+    /// The same, and it stays down while `meanwhile` runs.
+    pub fn crash_for(&mut self, meanwhile: impl FnOnce()) {
         self.process.kill().expect("the broker runs");
         self.process.wait().expect("the broker ends");
+        meanwhile();
         self.process = launch(&self.folder).unwrap_or_else(|log| panic!("no restart:\n{log}"));
     }
 

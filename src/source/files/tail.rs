@@ -35,6 +35,8 @@ pub struct Tail {
     begun: Vec<u8>,
     /// Length of that beginning.
     begun_len: usize,
+    /// Bytes and complete lines up to which lines were counted ahead.
+    counted: (u64, i64),
 }
 
 impl Tail {
@@ -43,8 +45,17 @@ impl Tail {
         let file = File::open(&path)?;
         let inode = inode(&file.metadata()?);
         let reader = BufReader::with_capacity(limits::LOG_READ_BYTES, file);
-        let (begun, begun_len) = (Vec::new(), 0);
-        Ok(Tail { path, replaced: false, reader, inode, next_line: 0, bytes: 0, begun, begun_len })
+        Ok(Tail {
+            path,
+            replaced: false,
+            reader,
+            inode,
+            next_line: 0,
+            bytes: 0,
+            begun: Vec::new(),
+            begun_len: 0,
+            counted: (0, 0),
+        })
     }
 
     /// The number of the line that comes next.
@@ -120,6 +131,23 @@ impl Tail {
             lines += buffer[..read].iter().filter(|b| **b == b'\n').count() as i64;
             at += read as u64;
         }
+    }
+
+    /// The number of complete lines in the file, counted on from where the last call came to; reads
+    /// at most about `budget` bytes, and gives `None` while that was not enough to come to the end.
+    pub fn count_ahead(&mut self, budget: usize) -> io::Result<Option<i64>> {
+        let (mut at, mut lines) = self.counted.max((self.bytes, self.next_line));
+        let mut buffer = vec![0; limits::LOG_READ_BYTES];
+        for _ in 0..budget.div_ceil(buffer.len()) {
+            let read = self.reader.get_ref().read_at(&mut buffer, at)?;
+            if read == 0 {
+                return Ok(Some(lines));
+            }
+            lines += buffer[..read].iter().filter(|b| **b == b'\n').count() as i64;
+            at += read as u64;
+            self.counted = (at, lines);
+        }
+        Ok(None)
     }
 
     /// Looks whether the path still leads to this file, and the file is still as long as what was

@@ -13,10 +13,15 @@ use rdkafka::{
     error::{KafkaError, RDKafkaErrorCode},
     message::DeliveryResult,
     producer::ProducerContext,
+    statistics::Statistics,
 };
 use schemas::limits;
+use tracing::{debug, info};
 
-use crate::source::{SourceError, warn};
+use crate::{
+    log,
+    source::{SourceError, warn},
+};
 
 /// What `[source] settings` may not change, because exactness rests on it.
 const OURS: [&str; 8] = [
@@ -44,6 +49,8 @@ pub fn reader(
         ("fetch.message.max.bytes", limits::KAFKA_FETCH_BYTES.to_string()),
         ("fetch.max.bytes", (4 * limits::KAFKA_FETCH_BYTES).to_string()),
         ("topic.metadata.refresh.interval.ms", "30000".to_owned()),
+        // What the client knows of ends and brokers anyway, for displays and probes.
+        ("statistics.interval.ms", "1000".to_owned()),
     ];
     for (name, value) in defaults {
         if config.get(name).is_none() {
@@ -110,6 +117,9 @@ fn common(brokers: &str, settings: &BTreeMap<String, String>) -> Result<ClientCo
     for (name, value) in settings {
         config.set(name, value);
     }
+    if tracing::enabled!(target: log::KAFKA, tracing::Level::DEBUG) {
+        config.set_log_level(RDKafkaLogLevel::Debug);
+    }
     Ok(config)
 }
 
@@ -125,11 +135,20 @@ pub fn refused(error: &KafkaError) -> SourceError {
 
 /// A message's tag, with its partition and offset, or why it was not delivered.
 pub type Delivered = (usize, Result<(i32, i64), RDKafkaErrorCode>);
+/// What the client's own statistics say.
+#[derive(Clone, Debug, Default)]
+pub struct Seen {
+    /// A broker is connected.
+    pub connected: bool,
+    /// The first offset that is left and the last stable one, by topic and partition.
+    pub ranges: BTreeMap<(String, i32), (i64, i64)>,
+}
 
 /// Passes on what a person should know, and not every time; collects what became of sent messages.
 #[derive(Default)]
 pub struct Watch {
     said: Mutex<Option<Instant>>,
+    seen: Mutex<Seen>,
     /// What became of messages since this was last emptied.
     pub delivered: Mutex<Vec<Delivered>>,
 }
@@ -145,11 +164,38 @@ impl Watch {
     }
 }
 
+impl Watch {
+    /// What the newest statistics said.
+    pub fn seen(&self) -> Seen {
+        self.seen.lock().expect("no holder of this lock can panic").clone()
+    }
+}
+
 impl ClientContext for Watch {
+    fn stats(&self, statistics: Statistics) {
+        let connected = statistics.brokers.values().any(|broker| broker.state == "UP");
+        let mut ranges = BTreeMap::new();
+        for (topic, of) in statistics.topics {
+            for (number, partition) in of.partitions {
+                // Not known yet is negative. Of an open transaction nothing counts.
+                let (first, end) = (partition.lo_offset, partition.ls_offset);
+                if end >= 0 {
+                    ranges.insert((topic.clone(), number), (first.max(0), end));
+                }
+            }
+        }
+        *self.seen.lock().expect("no holder of this lock can panic") = Seen { connected, ranges };
+    }
+
     fn log(&self, level: RDKafkaLogLevel, facility: &str, text: &str) {
         // Both kinds of client share one set of settings and complain of each other's.
-        if (level as i32) <= RDKafkaLogLevel::Warning as i32 && facility != "CONFWARN" {
-            self.say(text);
+        match level {
+            _ if facility == "CONFWARN" => {}
+            RDKafkaLogLevel::Debug => debug!(target: log::KAFKA, facility, "{text}"),
+            RDKafkaLogLevel::Info | RDKafkaLogLevel::Notice => {
+                info!(target: log::KAFKA, facility, "{text}");
+            }
+            _ => self.say(text),
         }
     }
 

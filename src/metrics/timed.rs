@@ -1,0 +1,77 @@
+//! Encoders that tell how long they take.
+
+use std::{sync::Arc, time::Instant};
+
+use kernels::{
+    decode::Pixels,
+    encoders::{ImageEncoder, TextEncoder},
+};
+use operators::embed::Encoders;
+
+use super::Metrics;
+
+/// The same encoders, each telling how long it takes.
+pub fn timed(encoders: &Encoders, metrics: &Arc<Metrics>) -> Encoders {
+    let mut timed = encoders.clone();
+    for (channel, encoder) in ["semantic", "pattern"].into_iter().zip(&mut timed.image) {
+        if let Some(inner) = encoder.take() {
+            *encoder = Some(Arc::new(Timed { inner, channel, metrics: metrics.clone() }));
+        }
+    }
+    if let Some(inner) = timed.text.take() {
+        let metrics = metrics.clone();
+        timed.text = Some(Arc::new(Timed { inner, channel: "caption", metrics }));
+    }
+    timed
+}
+
+struct Timed<E: ?Sized> {
+    inner: Arc<E>,
+    channel: &'static str,
+    metrics: Arc<Metrics>,
+}
+
+impl<E: ?Sized> Timed<E> {
+    fn time<T>(&self, count: usize, work: impl FnOnce(&E) -> T) -> T {
+        let began = Instant::now();
+        let done = work(&self.inner);
+        self.metrics.encoded(self.channel, began.elapsed(), count as u64);
+        done
+    }
+}
+
+impl ImageEncoder for Timed<dyn ImageEncoder> {
+    fn name(&self) -> &str {
+        self.inner.name()
+    }
+    fn digest(&self) -> String {
+        self.inner.digest()
+    }
+    fn dim(&self) -> usize {
+        self.inner.dim()
+    }
+    fn default_bands(&self) -> &[(f64, f64)] {
+        self.inner.default_bands()
+    }
+    fn encode(&self, batch: &[&Pixels]) -> Vec<Option<Box<[i16]>>> {
+        self.time(batch.len(), |inner| inner.encode(batch))
+    }
+}
+
+impl TextEncoder for Timed<dyn TextEncoder> {
+    fn name(&self) -> &str {
+        self.inner.name()
+    }
+    fn digest(&self) -> String {
+        self.inner.digest()
+    }
+    fn dim(&self) -> usize {
+        self.inner.dim()
+    }
+    fn default_bands(&self) -> &[(f64, f64)] {
+        self.inner.default_bands()
+    }
+    fn encode(&self, batch: &[&str]) -> Vec<Option<Box<[i16]>>> {
+        self.time(batch.len(), |inner| inner.encode(batch))
+    }
+}
