@@ -31,6 +31,7 @@ mod bad_input {
 
 mod bad_input_peer;
 mod console_peer;
+mod deploy_peer;
 mod pipeline_peer;
 mod push_peer;
 mod s3_peer;
