@@ -255,9 +255,7 @@ impl Replay {
             let (place, next, record) = match self.source.poll(POLL)? {
                 Polled::Idle if self.moved.elapsed() > limits::REPLAY_PATIENCE => {
                     let patience = limits::REPLAY_PATIENCE;
-                    tracing::warn!(
-                        "replay: the source gave nothing for {patience:?}: giving up"
-                    );
+                    tracing::warn!("replay: the source gave nothing for {patience:?}: giving up");
                     self.until.clear();
                     continue;
                 }

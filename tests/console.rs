@@ -160,7 +160,8 @@ fn status_is_the_same_live_and_from_the_tables() {
 fn it_is_ready_only_while_it_follows_the_source() {
     let place = Place::new();
     // Nothing to read yet: there is no partition.
-    place.configure("tables", &format!("{CONSOLE}ready_lag = 5\n"));
+    let slow = CONSOLE.replace("50 ms", "5 s").replace("rows = 40", "rows = 400");
+    place.configure("tables", &format!("{slow}ready_lag = 5\n"));
     let mut service = place.start("tables");
     let at = address(&mut service);
     service.wait_until("it waits for the source", || {
@@ -168,7 +169,7 @@ fn it_is_ready_only_while_it_follows_the_source() {
         page.status == 503 && page.json()["why"].to_string().contains("the source does not answer")
     });
     assert_eq!(get(at, "/healthz").status, 200);
-    // Then far more than ready_lag allows.
+    // Then far more than ready_lag allows, and an epoch that waits for more.
     place.log().send(scenes::scenes(200, 76).map(Message::from));
     service.wait_until("it is behind", || {
         let page = get(at, "/readyz").json();

@@ -62,6 +62,9 @@ fn readme_commands(at: SocketAddr) {
     assert_eq!(count, 4);
 }
 
+/// Name, type, help, and the samples: name, labels and value.
+type Family = (String, String, String, Vec<(String, Value, f64)>);
+
 #[test]
 fn lag_and_readiness_follow_a_real_broker() {
     let mut broker = Broker::start();
@@ -111,8 +114,7 @@ fn lag_and_readiness_follow_a_real_broker() {
     drop(stdin);
     let parsed = parser.wait_with_output().expect("it ends");
     assert!(parsed.status.success(), "{scrape}");
-    let families: Vec<(String, String, String, Vec<(String, Value, f64)>)> =
-        serde_json::from_slice(&parsed.stdout).expect("families");
+    let families: Vec<Family> = serde_json::from_slice(&parsed.stdout).expect("families");
     assert_eq!(families.len(), names::ALL.len());
     for (metric, (name, kind, help, samples)) in names::ALL.iter().zip(&families) {
         let expected = match metric.kind {

@@ -96,8 +96,8 @@ pub const ENCODE_BATCH: usize = 64;
 /// Jobs that one operator has with the threads beside the dataflow at once.
 pub const OFFLOAD_JOBS: usize = 8;
 
-/// Tries of one request to an object store after the first.
-pub const STORE_RETRIES: usize = 20;
+/// Tries of one request to an object store after the first: so many that the time decides.
+pub const STORE_RETRIES: usize = 10_000;
 /// Longest wait between two tries.
 pub const STORE_BACKOFF_MAX: Duration = Duration::from_secs(10);
 /// Longest time for all tries of one request: then the service stops, and resumes when started.

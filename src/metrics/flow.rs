@@ -208,7 +208,7 @@ mod tests {
 
     fn record(partition: i32, offset: i64) -> Record {
         let position = Position { topic: "t".into(), partition, offset, timestamp_us: 0 };
-        Record { position, key: None, value: Some(vec![0; 10]), headers: Vec::new() }
+        Record::new(position, None, Some(vec![0; 10]), Vec::new())
     }
 
     fn view(ranges: &[(i32, i64, i64)], unknown: usize) -> SourceView {

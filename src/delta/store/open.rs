@@ -99,7 +99,7 @@ fn retries(retry_time: Duration) -> RetryConfig {
         backoff: BackoffConfig {
             init_backoff: Duration::from_millis(100),
             max_backoff: limits::STORE_BACKOFF_MAX,
-            base: 2.0,
+            base: 3.0,
         },
         max_retries: limits::STORE_RETRIES,
         retry_timeout: retry_time,
