@@ -189,7 +189,7 @@ fn said_until(
     fs::read_to_string(&log).expect("the log")
 }
 
-/// A broker and a store that do not answer, with every word of their clients.
+/// A broker and a store that do not answer, with the words of their clients that come out.
 #[test]
 fn what_fails_over_and_over_shows_no_secret() {
     let place = Place::new();
