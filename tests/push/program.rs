@@ -1,6 +1,7 @@
 //! The program itself: exit codes, standard input, JSON.
 
 use std::{
+    collections::BTreeMap,
     io::Write,
     path::Path,
     process::{Command, Output, Stdio},
@@ -126,4 +127,42 @@ fn the_commands_that_readme_shows() {
     let mut all = ["a.jpg", "c", "j", "k", &content];
     all.sort();
     assert_eq!(keys, all);
+}
+
+/// However many begin a log at once, they agree on its files: an id has one partition, and a
+/// take-down the last word.
+#[test]
+fn pushes_that_begin_a_log_at_once_agree_on_its_partitions() {
+    const AT_ONCE: usize = 8;
+    let dir = tempfile::tempdir().unwrap();
+    let image = dir.path().join("a.jpg");
+    std::fs::write(&image, "a").unwrap();
+    let list: Vec<String> =
+        (0..20).map(|n| json!({ "path": image, "id": format!("id {n}") }).to_string()).collect();
+    let list = list.join("\n");
+    for round in 0..3 {
+        let target = dir.path().join(format!("round{round}"));
+        let ended: Vec<Output> = std::thread::scope(|scope| {
+            let push = || push(&target, &["-"], list.as_bytes());
+            let pushes: Vec<_> = (0..AT_ONCE).map(|_| scope.spawn(push)).collect();
+            pushes.into_iter().map(|push| push.join().expect("it ends")).collect()
+        });
+        for output in &ended {
+            assert_eq!(output.status.code(), Some(0), "{}", said(output));
+        }
+        let mut stands: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        for file in std::fs::read_dir(target.join("log")).unwrap() {
+            let path = file.unwrap().path();
+            for line in std::fs::read_to_string(&path).unwrap().lines() {
+                let line: Value = serde_json::from_str(line).expect("a line is a message");
+                let key = line["key"].as_str().expect("it has a key").to_owned();
+                stands.entry(key).or_default().push(text(&path).to_owned());
+            }
+        }
+        assert_eq!(stands.len(), 20);
+        for (key, files) in stands {
+            assert_eq!(files.len(), AT_ONCE, "{key}: nothing is lost");
+            assert!(files.iter().all(|file| *file == files[0]), "{key} is in {files:?}");
+        }
+    }
 }

@@ -1,6 +1,7 @@
 //! Appends to a file log.
 
 use std::{
+    collections::BTreeMap,
     fs::{File, OpenOptions},
     io::{self, Write},
     ops::Range,
@@ -46,15 +47,10 @@ impl FileLog {
 
     /// Opens the files that match the patterns of `[source] files`. If there are none, it creates
     /// `partitions` of them, `part-00000.jsonl` and so on, in the folder of the first pattern; or
-    /// the file that this pattern names, if it has no `*`.
+    /// the file that this pattern names, if it has no `*`. Of several that begin at once one creates
+    /// them, and the others wait for all of them: the number of files decides where an id goes.
     pub fn open(patterns: &[String], partitions: usize) -> Result<FileLog, SourceError> {
-        let mut paths = names::list(patterns)?;
-        if paths.is_empty() {
-            for path in new_files(patterns, partitions)? {
-                open_part(&path).map_err(|e| unwritable(&path, e))?;
-            }
-            paths = names::list(patterns)?;
-        }
+        let paths = layout(patterns, partitions)?;
         let mut files = Vec::with_capacity(paths.len());
         for (partition, path) in paths {
             let file = open_part(&path).map_err(|e| unwritable(&path, e))?;
@@ -164,19 +160,48 @@ impl Part {
     }
 }
 
-fn new_files(patterns: &[String], partitions: usize) -> Result<Vec<PathBuf>, SourceError> {
-    let unusable = |why: String| Err(SourceError::Unusable(why));
+/// The files of the log, by partition, created where there are none. The folder is locked meanwhile:
+/// whoever saw some of another's new files, and not yet all, would send ids elsewhere than they do.
+fn layout(patterns: &[String], partitions: usize) -> Result<BTreeMap<i32, PathBuf>, SourceError> {
     let Some(pattern) = patterns.first() else {
-        return unusable("[source] files is empty: there is no file log to write to".into());
+        let why = "[source] files is empty: there is no file log to write to";
+        return Err(SourceError::Unusable(why.into()));
     };
     let (folder, name) = names::split(pattern);
     std::fs::create_dir_all(folder).map_err(|e| unwritable(folder, e))?;
+    // Closed, and so unlocked, on every way out.
+    let held = File::open(folder).map_err(|e| unwritable(folder, e))?;
+    let locked = held.lock();
+    let paths = names::list(patterns)?;
+    if !paths.is_empty() {
+        // Where folders cannot be locked, nobody has created these but by hand.
+        return Ok(paths);
+    }
+    locked.map_err(|e| {
+        SourceError::Unusable(format!(
+            "{}: cannot be locked ({e}), so two writers could begin a log at once in two ways: \
+             create its files by hand, part-00000.jsonl, part-00001.jsonl and so on",
+            folder.display()
+        ))
+    })?;
+    for path in new_files(folder, name, partitions)? {
+        open_part(&path).map_err(|e| unwritable(&path, e))?;
+    }
+    names::list(patterns)
+}
+
+/// The files of a new log; `name` is the pattern of their names in `folder`.
+fn new_files(folder: &Path, name: &str, partitions: usize) -> Result<Vec<PathBuf>, SourceError> {
     if !name.contains('*') {
         return Ok(vec![folder.join(name)]);
     }
     let new_names = (0..partitions.max(1)).map(|p| format!("part-{p:05}.jsonl"));
     if let Some(new) = new_names.clone().find(|new| !names::matches(name, new)) {
-        return unusable(format!("the log is empty, and {pattern} would not match a new {new}"));
+        let pattern = folder.join(name);
+        return Err(SourceError::Unusable(format!(
+            "the log is empty, and {} would not match a new {new}",
+            pattern.display()
+        )));
     }
     Ok(new_names.map(|new| folder.join(new)).collect())
 }
