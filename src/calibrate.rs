@@ -21,7 +21,7 @@ use clap::Args;
 use kernels::vector::Band;
 use schemas::{Channel, config::Config, limits};
 
-use crate::{cli, cli::BadConfig, settings};
+use crate::{cli, cli::BadConfig, errln, outln, print, settings};
 
 mod copies;
 pub mod edit;
@@ -92,23 +92,23 @@ pub fn calibrate(args: &CalibrateArgs) -> anyhow::Result<()> {
         None => sample::of_tables(&config, args.sample, args.seed)?,
     };
     let (report, found) = report_of(&config, &sample, args)?;
-    eprint!("{}", report.text());
+    print::err(format_args!("{}", report.text()));
     let bands = report.bands();
     match args.json {
-        true => println!("{:#}", serde_json::to_value(&report)?),
-        false => bands.iter().for_each(|band| print!("{}", band.snippet())),
+        true => outln!("{:#}", serde_json::to_value(&report)?),
+        false => bands.iter().for_each(|band| print::out(format_args!("{}", band.snippet()))),
     }
     if let Some(out) = &args.out {
         let html = page::render(&report, &sample, &found);
         std::fs::write(out, html).with_context(|| out.display().to_string())?;
-        eprintln!("wrote {}", out.display());
+        errln!("wrote {}", out.display());
     }
     if let (true, Some(path)) = (args.write, &args.config) {
         if bands.is_empty() {
             bail!("no channel has a band to propose, see above; {} is as it was", path.display());
         }
         edit::write(path, &bands)?;
-        eprintln!("wrote {} bands into {}", bands.len(), path.display());
+        errln!("wrote {} bands into {}", bands.len(), path.display());
     }
     Ok(())
 }

@@ -20,6 +20,7 @@ use crate::{
     cli::{BadConfig, read_config},
     dataset::{At, Dataset},
     delta::Store,
+    errln,
     service::open_store,
 };
 
@@ -195,7 +196,7 @@ pub fn run(args: &ChangesArgs) -> anyhow::Result<()> {
     let inserts = changes.entries.iter().filter(|entry| entry.op == "insert").count();
     let (since, until) = (changes.since, changes.until);
     let deletes = changes.entries.len() - inserts;
-    eprintln!(
+    errln!(
         "epochs {since} (without) to {until}: {deletes} deletes, {inserts} inserts; \
          next time --since {until}"
     );

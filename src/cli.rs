@@ -17,6 +17,7 @@ use schemas::{
 use crate::{
     dataset::{At, Dataset},
     delta::{self, Store},
+    errln, outln, print,
     push::{self, PushArgs, Target},
     requests::{self, Request},
     secrets, service, settings,
@@ -89,9 +90,9 @@ pub fn on_signal(f: impl Fn() + Send + 'static) -> anyhow::Result<()> {
 /// Sends images; what could not be sent is named, and makes the exit code 1.
 pub fn push(args: &PushArgs) -> anyhow::Result<()> {
     let config = args.config.as_deref().map(read_config).transpose()?;
-    let report = push::push(args, config.as_ref(), &mut std::io::stderr())?;
+    let report = push::push(args, config.as_ref(), &mut print::Errors)?;
     if args.json {
-        println!("{:#}", report.to_json());
+        outln!("{:#}", report.to_json());
     }
     if let Some(why) = &report.cut_off {
         bail!("{why}");
@@ -155,10 +156,10 @@ pub fn takedown(args: &TakedownArgs) -> anyhow::Result<()> {
             service::open_store(&config).and_then(|store| Live::of(&args.kind, &values, &store));
         let count = push::takedown(&values, &mut Target::of(&config)?)?;
         let s = if count == 1 { "" } else { "s" };
-        eprintln!("{count} tombstone{s} written; effective with the epoch that reads them");
+        errln!("{count} tombstone{s} written; effective with the epoch that reads them");
         match live {
             Ok(live) => live.say(),
-            Err(error) => eprintln!("warning: whether these images are live is unknown: {error:#}"),
+            Err(error) => errln!("warning: whether these images are live is unknown: {error:#}"),
         }
         return Ok(());
     }
@@ -178,10 +179,7 @@ pub fn takedown(args: &TakedownArgs) -> anyhow::Result<()> {
     let live = Live::of(&args.kind, &values, &store)?;
     let block = values.iter().map(row).collect();
     requests::ask(&store, &Request { block, ..Request::default() })?;
-    eprintln!(
-        "asked to block {}; it takes effect with the next epoch of the service",
-        values.len()
-    );
+    errln!("asked to block {}; it takes effect with the next epoch of the service", values.len());
     live.say();
     Ok(())
 }
@@ -228,12 +226,12 @@ impl Live {
 
     fn say(&self) {
         let Some(epoch) = self.epoch else {
-            eprintln!("warning: there is no committed epoch yet, so no image is live");
+            errln!("warning: there is no committed epoch yet, so no image is live");
             return;
         };
         let (images, unknown) = (self.images, self.unknown.len());
         let of = if images == 1 { "image of epoch" } else { "images of epoch" };
-        eprintln!("{images} live {of} {epoch} named");
+        errln!("{images} live {of} {epoch} named");
         if unknown > 0 {
             let shown: Vec<&str> =
                 self.unknown.iter().take(UNKNOWN_SHOWN).map(String::as_str).collect();
@@ -241,7 +239,7 @@ impl Live {
                 0 => String::new(),
                 more => format!(" and {more} more"),
             };
-            eprintln!(
+            errln!(
                 "warning: {unknown} named no live image (misspelt, gone already, or not committed \
                  yet): {}{more}",
                 shown.join(", ")

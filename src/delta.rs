@@ -25,6 +25,7 @@ mod action;
 mod checkpoint;
 pub mod decide;
 mod file;
+mod generation;
 mod log;
 mod publish;
 mod schema;

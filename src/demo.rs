@@ -19,6 +19,7 @@ use schemas::{config::Config, tables::RejectRow};
 use crate::{
     cli::{BadConfig, read_config},
     dataset::{At, Dataset},
+    errln, outln,
     push::{self, Target},
     scenes,
     service::open_store,
@@ -126,7 +127,7 @@ fn prepare(out: &Path) -> anyhow::Result<()> {
                 return Err(BadConfig(why).into());
             }
         }
-        eprintln!("{} holds an earlier demo, which is begun anew", out.display());
+        errln!("{} holds an earlier demo, which is begun anew", out.display());
         std::fs::remove_dir_all(out).with_context(|| format!("remove {}", out.display()))?;
     } else if out.read_dir().is_ok_and(|mut entries| entries.next().is_some()) {
         let why = format!("{} is not empty and no demo made it; name another --out", out.display());
@@ -139,7 +140,7 @@ fn prepare(out: &Path) -> anyhow::Result<()> {
 
 impl Demo {
     fn say(&self, text: &str) {
-        eprintln!("[{:5.1} s] {text}", self.began.elapsed().as_secs_f64());
+        errln!("[{:5.1} s] {text}", self.began.elapsed().as_secs_f64());
     }
 
     fn act(&mut self, heading: &str, text: String) {
@@ -367,18 +368,18 @@ impl Demo {
         self.say("done");
         let shown = options.out.display();
         let config = self.config_path.display();
-        println!("triplets as pictures   {}", gallery.display());
-        println!("query                  {}", page.duckdb);
-        println!("your own images        everpair demo --images DIR --out OTHER_DIR");
-        println!(
+        outln!("triplets as pictures   {}", gallery.display());
+        outln!("query                  {}", page.duckdb);
+        outln!("your own images        everpair demo --images DIR --out OTHER_DIR");
+        outln!(
             "go on from here        everpair push DIR --to {shown}/log && everpair run --config {config} --until-caught-up"
         );
-        println!("take an image down     everpair takedown --config {config} ID");
-        println!(
+        outln!("take an image down     everpair takedown --config {config} ID");
+        outln!(
             "from Kafka             in {config}: [source] brokers = \"host:9092\", topics = [\"images\"], and another [tables] root"
         );
         if std::io::stderr().is_terminal() {
-            eprintln!(
+            errln!(
                 "the built-in encoders and the template annotator are for trying out, not for training data"
             );
         }

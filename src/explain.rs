@@ -27,6 +27,7 @@ use serde_json::{Value, json};
 use crate::{
     cli::read_config,
     dataset::{At, Dataset},
+    outln, print,
     service::open_store,
     views,
 };
@@ -76,7 +77,7 @@ const CONTENT: [&str; 6] = ["content_id", "width", "height", "format", "phash", 
 /// Runs the command.
 pub fn run(args: &ExplainArgs) -> anyhow::Result<()> {
     if args.sql {
-        print!("{}", sql(args.triplet_id.as_deref()));
+        print::out(format_args!("{}", sql(args.triplet_id.as_deref())));
         return Ok(());
     }
     let (Some(id), Some(path)) = (&args.triplet_id, &args.config) else {
@@ -86,7 +87,7 @@ pub fn run(args: &ExplainArgs) -> anyhow::Result<()> {
     let dataset = Dataset::open(&open_store(&config)?, &args.at)?;
     let explained = explain(&dataset, id, &config)?;
     match args.json {
-        true => println!("{explained:#}"),
+        true => outln!("{explained:#}"),
         false => page::print(&explained),
     }
     Ok(())

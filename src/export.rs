@@ -13,6 +13,7 @@
 mod card;
 mod changes;
 mod folder;
+mod gone;
 mod hf;
 mod images;
 mod lines;
@@ -38,18 +39,21 @@ use serde_json::json;
 use self::{
     changes::Changes,
     folder::Folder,
+    gone::Gone,
     images::{Example, Pictures},
     progress::Progress,
     shards::Names,
 };
 pub use self::{
     folder::{CARD, DataFile, MANIFEST, Manifest, Part},
+    gone::LeftOut,
     hf::features,
 };
 use crate::{
     cli::{BadConfig, read_config},
     dataset::{At, Dataset},
     delta::Key,
+    errln, outln,
     service::open_store,
 };
 
@@ -161,6 +165,7 @@ struct Export<'a> {
     format: Format,
     images: Images,
     shard: usize,
+    gone: Gone,
     progress: Progress,
 }
 
@@ -173,6 +178,8 @@ struct Made {
     pictures: (u64, u64),
     /// Contents whose bytes are not stored.
     not_stored: u64,
+    /// Rows of `triplets` that name an image that is gone.
+    left_out: u64,
 }
 
 /// Exports.
@@ -185,7 +192,8 @@ pub fn export(args: &ExportArgs) -> anyhow::Result<()> {
     let progress = Progress::new();
     let shard = args.shard.unwrap_or(limits::EXPORT_FILE_BYTES);
     let format = args.format;
-    let export = Export { dataset: &dataset, folder, format, images, shard, progress };
+    let gone = Gone::of(&dataset)?;
+    let export = Export { dataset: &dataset, folder, format, images, shard, gone, progress };
     match args.since {
         None => export.whole(id, args),
         Some(since) => export.increment(&id, since, args),
@@ -207,6 +215,7 @@ impl Export<'_> {
             dataset,
             epoch,
             live_rows: rows,
+            left_out: LeftOut { images: self.gone.count(), rows: made.left_out },
             parts: vec![Part { epoch, since: None, rows, files, deleted: None }],
         };
         self.card(&manifest)?;
@@ -222,8 +231,16 @@ impl Export<'_> {
         }
         if epoch == since {
             self.folder.abandon()?;
-            eprintln!("{} is at epoch {epoch} already: nothing to add", args.to.display());
+            errln!("{} is at epoch {epoch} already: nothing to add", args.to.display());
             return summary(&manifest, &Made::default(), args);
+        }
+        if self.gone.count() > 0 {
+            let why = format!(
+                "--since {since}: {} images of epoch {epoch} have been taken down since: leave \
+                 --as-of out, and the increment drops the rows that name them",
+                self.gone.count()
+            );
+            return Err(BadConfig(why).into());
         }
         let changes = Changes::between(self.dataset, since)?;
         let mut made = match changes.added() {
@@ -240,6 +257,7 @@ impl Export<'_> {
         let deleted = changes.write_deleted(self.folder.partial(), epoch)?;
         manifest.epoch = epoch;
         manifest.live_rows = self.dataset.table(Table::Triplets)?.rows()?;
+        manifest.left_out = LeftOut::default();
         let files = made.files.clone();
         manifest.parts.push(Part { epoch, since: Some(since), rows, files, deleted });
         self.card(&manifest)?;
@@ -293,7 +311,7 @@ impl Export<'_> {
         let table = self.dataset.table(Table::Triplets)?;
         let epoch = i64::try_from(self.dataset.epoch()).context("epochs fit into 63 bits")?;
         let wanted = |id: &str| only.is_none_or(|changes| changes.adds(id));
-        let named = named_images(&table, wanted)?;
+        let named = named_images(&table, wanted, &self.gone)?;
         let mut pictures = Pictures::new(self.images, named.into_iter(), self.folder.partial())?;
         let folder = &self.folder;
         let held = |path: &str| only.is_some() && folder.has(path);
@@ -309,10 +327,14 @@ impl Export<'_> {
         };
         let total = only.map_or_else(|| table.rows(), |changes| Ok(changes.added() as u64))?;
         self.progress.begin("rows", total);
-        let (mut rows, mut bytes, mut count) = (Vec::new(), 0, 0);
+        let (mut rows, mut bytes, mut count, mut left_out) = (Vec::new(), 0, 0, 0);
         for batch in table.scan(None)? {
             for row in from_batch::<TripletRow>(&batch?).context("read triplets")? {
                 if row.epoch > epoch || !wanted(&row.triplet_id) {
+                    continue;
+                }
+                if self.gone.named_by(&row) {
+                    left_out += 1;
                     continue;
                 }
                 let example = pictures.example(row, epoch)?;
@@ -330,7 +352,8 @@ impl Export<'_> {
         writer.write(rows)?;
         self.progress.end();
         let (not_stored, written) = (pictures.not_stored, pictures.written);
-        Ok(Made { files: writer.finish()?, rows: count, pictures: written, not_stored })
+        let files = writer.finish()?;
+        Ok(Made { files, rows: count, pictures: written, not_stored, left_out })
     }
 
     fn card(&self, manifest: &Manifest) -> anyhow::Result<()> {
@@ -339,15 +362,16 @@ impl Export<'_> {
     }
 }
 
-/// The images that rows name, by the hash of their ids.
+/// The images that rows name, by the hash of their ids, but for rows that name one that is gone.
 fn named_images(
     triplets: &crate::delta::Table,
     wanted: impl Fn(&str) -> bool,
+    gone: &Gone,
 ) -> anyhow::Result<HashSet<Key>> {
     let mut images = HashSet::new();
     for row in changes::named(triplets) {
         let row = row?;
-        if wanted(&row.triplet_id) {
+        if wanted(&row.triplet_id) && !gone.any(row.images()) {
             images.extend(row.images().map(|id| Key::of(&[id])));
         }
     }
@@ -372,14 +396,24 @@ fn summary(manifest: &Manifest, made: &Made, args: &ExportArgs) -> anyhow::Resul
     if args.since.is_some() {
         words.push_str(&format!("; {deleted} rows left"));
     }
-    eprintln!("{words}");
+    errln!("{words}");
+    let LeftOut { images: gone, rows: left_out } = manifest.left_out;
+    if gone > 0 {
+        errln!(
+            "warning: {gone} images of epoch {} are no longer live (taken down, blocked, or turned \
+             away since): they and the {left_out} triplets that name them are left out. Drop them \
+             from earlier copies too: `everpair changes` says which rows, `everpair snapshot list \
+             --json` which images of a snapshot",
+            manifest.epoch
+        );
+    }
     if made.not_stored > 0 {
         let count = made.not_stored;
-        eprintln!("note: the bytes of {count} contents are not stored; rows have their uri");
+        errln!("note: the bytes of {count} contents are not stored; rows have their uri");
     }
     if deleted > 0 {
         let file = format!("deleted-{}.jsonl", manifest.epoch);
-        eprintln!(
+        errln!(
             "note: rows and pictures that left stay in older files, {file} names them; a whole export drops them"
         );
     }
@@ -398,8 +432,9 @@ fn summary(manifest: &Manifest, made: &Made, args: &ExportArgs) -> anyhow::Resul
             "pictures": pictures,
             "picture_bytes": picture_bytes,
             "not_stored": made.not_stored,
+            "left_out": manifest.left_out,
         });
-        println!("{summary:#}");
+        outln!("{summary:#}");
     }
     Ok(())
 }

@@ -18,6 +18,7 @@ pub mod fetch;
 pub mod gallery;
 pub mod log;
 pub mod metrics;
+pub mod print;
 pub mod push;
 pub mod replay;
 pub mod requests;

@@ -48,7 +48,7 @@ pub struct LogArgs {
     #[arg(long, value_enum, default_value_t, value_name = "FORMAT")]
     pub log_format: Format,
     /// off, error, warn, info (the default), debug or trace; or by target, as in
-    /// "info,librdkafka=debug". EVERPAIR_LOG says the same.
+    /// "info,librdkafka=debug", where what is not named has info. EVERPAIR_LOG says the same.
     #[arg(long, value_name = "LEVEL")]
     pub log_level: Option<String>,
 }
@@ -58,7 +58,7 @@ pub struct LogArgs {
 /// # Errors
 /// A level that there is not.
 pub fn start(args: &LogArgs) -> anyhow::Result<()> {
-    let variable = std::env::var(VARIABLE).ok();
+    let variable = std::env::var(VARIABLE).ok().filter(|level| !level.is_empty());
     let level = args.log_level.as_deref().or(variable.as_deref()).unwrap_or("info");
     let targets = targets(level)?;
     secrets::learn_environment();
@@ -99,17 +99,24 @@ pub fn failed(error: &anyhow::Error) {
     }
 }
 
-/// What a level, or a list of targets with levels, lets through.
+/// What a level, or a list of targets with levels, lets through. Where only targets are named the
+/// rest stays as it is: a target that nobody logs under must not silence the others.
 fn targets(text: &str) -> Result<Targets, BadConfig> {
-    if let Ok(level) = text.parse::<LevelFilter>() {
-        return Ok(by_level(level));
+    let level = |word: &str| match word.trim().parse::<LevelFilter>() {
+        Ok(level) if !word.trim().is_empty() => Ok(level),
+        _ => Err(BadConfig(format!(
+            "log level {text:?}: {word:?} is none; write off, error, warn, info, debug or trace, \
+             or by target: \"info,{KAFKA}=debug\""
+        ))),
+    };
+    let (mut whole, mut by_target) = (LevelFilter::INFO, Vec::new());
+    for part in text.split(',') {
+        match part.split_once('=') {
+            None => whole = level(part)?,
+            Some((target, word)) => by_target.push((target.trim().to_owned(), level(word)?)),
+        }
     }
-    text.parse().map_err(|error| {
-        BadConfig(format!(
-            "log level {text:?}: {error}; write off, error, warn, info, debug or trace, or by \
-             target: \"info,{KAFKA}=debug\""
-        ))
-    })
+    Ok(by_level(whole).with_targets(by_target))
 }
 
 /// Others' libraries are heard from a warning on, but for the two that speak of our peers.
@@ -213,6 +220,13 @@ mod tests {
         assert!(kafka.would_enable(KAFKA, &Level::DEBUG));
         assert!(!kafka.would_enable("everpair", &Level::INFO));
         assert!(!targets("off").expect("a level").would_enable("hyper", &Level::ERROR));
+        let named = targets("librdkafka=debug").expect("a target");
+        assert!(named.would_enable(KAFKA, &Level::DEBUG));
+        assert!(named.would_enable("everpair", &Level::INFO));
+        for bad in ["banana", "info,banana", "", "everpair=", "info,,warn"] {
+            let why = targets(bad).expect_err("no level").0;
+            assert!(why.contains("off, error, warn, info, debug or trace"), "{bad:?}: {why}");
+        }
         assert!(targets("everpair=loud").expect_err("no level").0.contains("librdkafka=debug"));
     }
 }

@@ -7,6 +7,7 @@ use std::{
     sync::atomic::{AtomicBool, Ordering},
 };
 
+use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
 use everpair::{
     changes,
@@ -15,6 +16,7 @@ use everpair::{
     explain,
     export::{self, ExportArgs},
     log::{self, LogArgs},
+    outln, print,
     service::{self, RunOptions},
     snapshot, status, verify, views,
 };
@@ -69,7 +71,7 @@ enum Command {
         #[command(flatten)]
         config: ConfigPath,
         /// Check so many queries instead of all.
-        #[arg(long)]
+        #[arg(long, value_name = "N", value_parser = at_least_one)]
         sample: Option<usize>,
         /// JSON on stdout.
         #[arg(long)]
@@ -84,6 +86,14 @@ enum Command {
     Views(views::ViewsArgs),
     /// From a triplet back to its images, messages, scores, encoders, request and instructions.
     Explain(explain::ExplainArgs),
+}
+
+fn at_least_one(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(0) => Err("0 queries show nothing: 1 or more, or leave it out to check all".to_owned()),
+        Ok(count) => Ok(count),
+        Err(_) => Err("write a number, 1 or more".to_owned()),
+    }
 }
 
 #[derive(Args)]
@@ -106,6 +116,10 @@ fn main() -> ExitCode {
         }
     };
     let ended = logging.and_then(|()| work(command));
+    // A reader that has enough (`| head -1`) changes no exit code: the code tells of the work, which
+    // went on to its end. SIGPIPE stays ignored, for it would kill a service or a push whose broker
+    // or store hangs up. What else standard output refused, a full disk, is data that is lost.
+    let ended = ended.and(print::finish().context("write to standard output"));
     match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -160,7 +174,7 @@ fn run(config: &ConfigPath, options: RunOptions) -> anyhow::Result<()> {
 fn show_status(config: &ConfigPath, json: bool) -> anyhow::Result<()> {
     let status = status::status(&cli::read_config(&config.path)?)?;
     if json {
-        println!("{status:#}");
+        outln!("{status:#}");
     } else {
         status::print(&status);
     }
@@ -170,7 +184,7 @@ fn show_status(config: &ConfigPath, json: bool) -> anyhow::Result<()> {
 fn run_verify(config: &ConfigPath, sample: Option<usize>, json: bool) -> anyhow::Result<()> {
     let report = verify::verify(&cli::read_config(&config.path)?, sample)?;
     if json {
-        println!("{:#}", report.to_json());
+        outln!("{:#}", report.to_json());
     } else {
         report.print();
     }

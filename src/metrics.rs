@@ -10,6 +10,7 @@ mod pulse;
 mod scrape;
 pub mod text;
 mod timed;
+pub mod turned;
 
 use std::{
     collections::BTreeMap,
@@ -29,12 +30,13 @@ use schemas::{
 };
 use serde_json::{Map, Value, json};
 
-use self::histogram::Histogram;
 pub use self::{
     flow::{Flow, Load, Partition, Place},
     pulse::{Pulse, Threads},
     timed::timed,
+    turned::TurnedAway,
 };
+use self::{histogram::Histogram, turned::top_reasons};
 use crate::{
     delta::{EpochCommit, Latest, Publisher, Store},
     service::commit::Counts,
@@ -106,10 +108,10 @@ struct Commits {
 struct Page {
     latest: Option<Latest>,
     tables: BTreeMap<String, Size>,
-    /// Rows of `rejects`, by stage and reason.
-    rejects: BTreeMap<(String, String), u64>,
+    /// Rows of `rejects`.
+    rejects: TurnedAway,
     /// Those that this process added.
-    new_rejects: BTreeMap<(String, String), u64>,
+    new_rejects: TurnedAway,
     new_answers: BTreeMap<String, u64>,
     moved: BTreeMap<String, (u64, u64)>,
     epochs: u64,
@@ -127,7 +129,7 @@ struct Size {
 /// What an epoch does, counted before it is committed and added up when it is.
 #[derive(Default)]
 pub struct Tally {
-    rejects: BTreeMap<(String, String), u64>,
+    rejects: TurnedAway,
     answers: BTreeMap<String, u64>,
     moved: BTreeMap<String, (u64, u64)>,
 }
@@ -143,6 +145,11 @@ impl Tally {
             *tally.answers.entry(outcome.clone()).or_default() += 1;
         }
         tally
+    }
+
+    /// The rejects, and the most frequent reasons, in words.
+    pub fn turned_away(&self) -> (u64, String) {
+        top_reasons(self.rejects.iter().map(|((_, reason), count)| (reason.as_str(), *count)))
     }
 
     /// Rows that come and go, by table.
@@ -229,7 +236,7 @@ impl Metrics {
         &self,
         publisher: &Publisher,
         latest: Option<Latest>,
-        rejects: BTreeMap<(String, String), u64>,
+        rejects: TurnedAway,
         next: Offsets,
     ) -> anyhow::Result<()> {
         self.flow().begin(next);
@@ -335,6 +342,11 @@ impl Metrics {
     /// Rows read by this start.
     pub fn restored_rows(&self) -> u64 {
         self.restored_rows.load(Ordering::Relaxed)
+    }
+
+    /// What this process turned away and committed.
+    pub fn turned_away(&self) -> TurnedAway {
+        locked(&self.page).new_rejects.clone()
     }
 
     /// When the newest epoch of this process was committed.

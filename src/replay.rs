@@ -34,7 +34,7 @@ use schemas::{
 use crate::{
     cli::{BadConfig, read_config},
     dataset::{At, Dataset},
-    fetch,
+    errln, fetch, outln,
     requests::{self, Messages, Request},
     service,
     source::{self, Offsets, Polled, Source, SourceError, SourceView},
@@ -82,17 +82,17 @@ pub fn replay(args: &ReplayArgs) -> anyhow::Result<()> {
     let counts: Vec<String> =
         counts.iter().map(|(name, count)| format!("{name} {count}")).collect();
     if rows.is_empty() {
-        eprintln!("no rejected message is like that: nothing to read again");
+        errln!("no rejected message is like that: nothing to read again");
         return Ok(());
     }
     if args.dry_run {
         for row in &rows {
             if let Some((topic, partition, offset)) = place(row) {
                 let id = row.image_id.as_deref().unwrap_or_default();
-                println!("{topic}\t{partition}\t{offset}\t{}\t{id}", row.reason);
+                outln!("{topic}\t{partition}\t{offset}\t{}\t{id}", row.reason);
             }
         }
-        eprintln!("{} messages would be read again: {}", rows.len(), counts.join(", "));
+        errln!("{} messages would be read again: {}", rows.len(), counts.join(", "));
         return Ok(());
     }
     for rows in rows.chunks(limits::REPLAY_ROWS) {
@@ -107,7 +107,7 @@ pub fn replay(args: &ReplayArgs) -> anyhow::Result<()> {
         });
         requests::ask(&store, &Request { replay: replay.collect(), ..Request::default() })?;
     }
-    eprintln!(
+    errln!(
         "asked to read {} messages again ({}); the service does so with its next epochs and says \
          what is gone from the source",
         rows.len(),

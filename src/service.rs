@@ -29,9 +29,9 @@ use crate::{
     console::Console,
     delta::{self, Store, TableSpec},
     fetch,
-    metrics::{Metrics, Phase, timed},
+    metrics::{Metrics, Phase, timed, turned},
     requests::Requests,
-    settings,
+    settings::{self, bands_text},
     source::{Offsets, Source},
     validate,
 };
@@ -152,7 +152,7 @@ pub fn run(config: &Config, options: RunOptions, stop: &'static AtomicBool) -> a
         progress: progress.clone(),
         exchange,
         requests,
-        metrics,
+        metrics: metrics.clone(),
     };
     let committed = committer.run();
     progress.stop.store(true, Ordering::Release);
@@ -169,6 +169,7 @@ pub fn run(config: &Config, options: RunOptions, stop: &'static AtomicBool) -> a
         worker.map_err(|why| anyhow::anyhow!("a dataflow worker failed: {why}"))?;
     }
     let epoch = progress.committed.load(Ordering::Acquire);
+    turned::say(&metrics.turned_away());
     tracing::info!(epoch, "stopped: epoch {epoch} is committed");
     Ok(())
 }
@@ -246,6 +247,16 @@ fn differences(at: &str, held: &Value, wanted: &Value, lines: &mut Vec<String>) 
             }
         }
         _ if held == wanted => {}
-        _ => lines.push(format!("{}: {held} -> {wanted}", at.trim_start_matches('.'))),
+        _ => {
+            let at = at.trim_start_matches('.');
+            // The tables keep bands in units of 2^-30; a person wrote decimals, under `band`.
+            match at.strip_suffix(".bands") {
+                Some(channel) => {
+                    let text = |side: &Value| bands_text(side).unwrap_or_else(|| side.to_string());
+                    lines.push(format!("{channel}.band: {} -> {}", text(held), text(wanted)));
+                }
+                None => lines.push(format!("{at}: {held} -> {wanted}")),
+            }
+        }
     }
 }

@@ -3,7 +3,10 @@
 use std::{num::NonZeroUsize, sync::Arc};
 
 use anyhow::{Context, anyhow};
-use kernels::{encoders, vector::Band};
+use kernels::{
+    encoders,
+    vector::{Band, UNIT},
+};
 use operators::{
     decode::DecodeOptions,
     embed::Encoders,
@@ -147,6 +150,36 @@ fn encoders_of(config: &Config) -> anyhow::Result<Encoders> {
     Ok(all)
 }
 
+/// The shortest decimal that a band's edge may have been written as: the inverse of ⌈edge·2³⁰⌉.
+pub fn edge_text(edge: i64) -> String {
+    let unit = i64::from(UNIT);
+    // With 10 digits there is a decimal in every step of 2^-30.
+    for digits in 1..=10u32 {
+        let tens = 10i128.pow(digits);
+        // The greatest decimal that is not above the edge.
+        let decimal = (i128::from(edge) * tens).div_euclid(i128::from(unit));
+        let text = format!("{:.*}", digits as usize, decimal as f64 / tens as f64);
+        let back = text.parse::<f64>().map(|cosine| (cosine * unit as f64).ceil() as i64);
+        if back == Ok(edge) {
+            return text;
+        }
+    }
+    format!("{}", edge as f64 / unit as f64)
+}
+
+/// Bands as the config has them, of a channel's `bands` in `in_force`; none where these are not bands.
+pub fn bands_text(bands: &Value) -> Option<String> {
+    let each = bands.as_array()?.iter().map(|band| {
+        let [low, high] = band.as_array()?.as_slice() else { return None };
+        Some(format!("[{}, {}]", edge_text(low.as_i64()?), edge_text(high.as_i64()?)))
+    });
+    let each: Vec<String> = each.collect::<Option<_>>()?;
+    match each.as_slice() {
+        [one] => Some(one.clone()),
+        several => Some(format!("[{}]", several.join(", "))),
+    }
+}
+
 /// What decides the tables' rows, in the words of `latest.json`: a difference between this and what
 /// the tables say is a config change.
 pub fn in_force(config: &Config, settings: &Settings) -> Map<String, Value> {
@@ -178,4 +211,29 @@ pub fn in_force(config: &Config, settings: &Settings) -> Map<String, Value> {
         },
     });
     Map::from_iter([("in_force".to_owned(), rules)])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn edges_are_shown_as_they_were_written() {
+        for text in ["0.2", "0.96", "-0.05", "0.0", "1.0", "-1.0", "0.123456789", "0.4567", "1e-9"]
+        {
+            let written: f64 = text.parse().expect("a number");
+            let band = Band::new(written, 1.01).expect("a band");
+            let shown = edge_text(band.lo.into());
+            assert_eq!(shown.parse(), Ok(written), "{text} is shown as {shown}");
+        }
+        assert_eq!(edge_text(Band::new(0.2, 0.96).expect("a band").hi.into()), "0.96");
+        // Edges that nobody wrote by hand come back as they are.
+        for edge in (-UNIT..=UNIT).step_by(9_999_991) {
+            let shown: f64 = edge_text(edge.into()).parse().expect("a number");
+            assert_eq!((shown * f64::from(UNIT)).ceil() as i32, edge);
+        }
+        let bands = json!([[214748365, 1030792152], [1030792152, 1073741824]]);
+        assert_eq!(bands_text(&bands).as_deref(), Some("[[0.2, 0.96], [0.96, 1.0]]"));
+        assert_eq!(bands_text(&json!(null)), None);
+    }
 }

@@ -25,6 +25,7 @@ use crate::{
     cli::{BadConfig, read_config},
     dataset::{At, Dataset, SNAPSHOTS},
     delta::{Latest, Store},
+    errln, outln,
     service::open_store,
 };
 
@@ -89,6 +90,13 @@ pub struct Losses {
     /// Those that are not live because a later message of theirs was turned away, whether or not a
     /// tombstone followed; ids, ascending.
     pub turned_away: Vec<String>,
+}
+
+impl Losses {
+    /// All of them: images that are not live any more, or blocked.
+    pub fn ids(&self) -> impl Iterator<Item = &str> {
+        self.taken_down.iter().chain(&self.turned_away).map(String::as_str)
+    }
 }
 
 fn path(name: &str) -> String {
@@ -263,9 +271,9 @@ impl Now {
     }
 }
 
-/// What of a snapshot has gone since.
-pub fn losses(store: &Store, name: &str) -> anyhow::Result<Losses> {
-    Now::read(store)?.losses(&Dataset::open(store, &At::Snapshot(name.to_owned()))?)
+/// What of an epoch has gone since.
+pub fn losses(dataset: &Dataset) -> anyhow::Result<Losses> {
+    Now::read(dataset.store())?.losses(dataset)
 }
 
 /// Runs the command.
@@ -274,7 +282,7 @@ pub fn run(command: &SnapshotCommand) -> anyhow::Result<()> {
         SnapshotCommand::Create { name, config, at, note } => {
             let store = open_store(&read_config(config)?)?;
             let snapshot = create(&store, name, at, note.clone())?;
-            eprintln!("snapshot {name} pins epoch {}", snapshot.page.epoch);
+            errln!("snapshot {name} pins epoch {}", snapshot.page.epoch);
             Ok(())
         }
         SnapshotCommand::List { config, json } => {
@@ -284,7 +292,7 @@ pub fn run(command: &SnapshotCommand) -> anyhow::Result<()> {
         SnapshotCommand::Drop { name, config } => {
             let store = open_store(&read_config(config)?)?;
             drop(&store, name)?;
-            eprintln!("snapshot {name} is dropped");
+            errln!("snapshot {name} is dropped");
             Ok(())
         }
     }
@@ -294,9 +302,9 @@ fn show(store: &Store, json: bool) -> anyhow::Result<()> {
     let snapshots = list(store)?;
     if snapshots.is_empty() {
         if json {
-            println!("[]");
+            outln!("[]");
         }
-        eprintln!("there is no snapshot");
+        errln!("there is no snapshot");
         return Ok(());
     }
     let now = Now::read(store)?;
@@ -319,26 +327,26 @@ fn show(store: &Store, json: bool) -> anyhow::Result<()> {
                 "turned_away": losses.turned_away,
             })
         });
-        println!("{:#}", serde_json::Value::Array(each.collect()));
+        outln!("{:#}", serde_json::Value::Array(each.collect()));
         return Ok(());
     }
     let width = all.iter().map(|(name, ..)| name.len()).max().unwrap_or(0).max("name".len());
-    println!("{:<width$} {:>8} {:<27} {:>9}  note", "name", "epoch", "created", "images");
+    outln!("{:<width$} {:>8} {:<27} {:>9}  note", "name", "epoch", "created", "images");
     for (name, snapshot, losses) in &all {
         let (epoch, created) = (snapshot.page.epoch, &snapshot.created_at);
         let note = snapshot.note.as_deref().unwrap_or("");
-        println!("{name:<width$} {epoch:>8} {created:<27} {:>9}  {note}", losses.images);
+        outln!("{name:<width$} {epoch:>8} {created:<27} {:>9}  {note}", losses.images);
     }
     for (name, _, losses) in &all {
         let (down, away) = (losses.taken_down.len(), losses.turned_away.len());
         if down > 0 {
-            println!(
+            outln!(
                 "{name}: {down} of its images have been taken down since: a training run should \
                  drop them (ids with --json)"
             );
         }
         if away > 0 {
-            println!(
+            outln!(
                 "{name}: {away} of its images are no longer live because a later message of theirs \
                  was turned away, see rejects (ids with --json)"
             );

@@ -8,8 +8,9 @@ use serde_json::{Value, json};
 
 use crate::{
     dataset::{At, Dataset},
-    delta,
+    delta, errln,
     metrics::STATUS,
+    outln,
     service::open_store,
 };
 
@@ -59,36 +60,36 @@ fn rejects_by_reason(dataset: &Dataset) -> anyhow::Result<BTreeMap<String, usize
 /// The same for a person.
 pub fn print(status: &Value) {
     let Some(epoch) = status["epoch"].as_u64() else {
-        eprintln!("no epoch is committed yet");
+        errln!("no epoch is committed yet");
         return;
     };
-    println!("epoch {epoch}, writer generation {}", status["generation"]);
+    outln!("epoch {epoch}, writer generation {}", status["generation"]);
     if let Some(tables) = status["tables"].as_object() {
-        println!("{:<12} {:>10} {:>7} {:>12}", "table", "rows", "files", "bytes");
+        outln!("{:<12} {:>10} {:>7} {:>12}", "table", "rows", "files", "bytes");
         for (name, table) in tables {
             // A JSON value does not heed a width.
             let [rows, files, bytes] = ["rows", "files", "bytes"].map(|of| table[of].to_string());
-            println!("{name:<12} {rows:>10} {files:>7} {bytes:>12}");
+            outln!("{name:<12} {rows:>10} {files:>7} {bytes:>12}");
         }
     }
     if let Some(topics) = status["offsets"].as_object() {
         for (topic, partitions) in topics {
-            println!("next offsets of {topic}: {partitions}");
+            outln!("next offsets of {topic}: {partitions}");
         }
     }
     if let Some(rejects) = status["rejects"].as_object().filter(|rejects| !rejects.is_empty()) {
         let list: Vec<String> = rejects.iter().map(|(why, n)| format!("{why} {n}")).collect();
-        println!("rejects: {}", list.join(", "));
+        outln!("rejects: {}", list.join(", "));
     }
     let run = &status["run"];
     let Some(seconds) = run["run_seconds"].as_f64() else { return };
     let (records, waiting) = (&run["records"], &run["requests_waiting"]);
-    println!("newest run: {seconds:.1} s, {records} messages, {waiting} requests wait");
+    outln!("newest run: {seconds:.1} s, {records} messages, {waiting} requests wait");
     let Some(stages) = run["stages"].as_object() else { return };
     let records = records.as_f64().unwrap_or(0.0).max(1.0);
     let each = stages.iter().map(|(name, seconds)| {
         let milliseconds = seconds.as_f64().unwrap_or(0.0) * 1000.0 / records;
         format!("{name} {milliseconds:.2}")
     });
-    println!("milliseconds per message: {}", each.collect::<Vec<_>>().join(", "));
+    outln!("milliseconds per message: {}", each.collect::<Vec<_>>().join(", "));
 }

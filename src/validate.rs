@@ -26,7 +26,7 @@ use schemas::{
 };
 use serde::Serialize;
 
-use crate::{cli, dataset::Dataset, secrets, service, settings};
+use crate::{cli, dataset::Dataset, outln, secrets, service, settings};
 
 mod kafka;
 mod offsets;
@@ -103,7 +103,7 @@ pub fn validate(args: &ValidateArgs) -> anyhow::Result<()> {
         .collect();
     if args.json {
         let report = serde_json::json!({ "ok": failed.is_empty(), "checks": checks });
-        println!("{}", secrets::hide(&format!("{report:#}")));
+        outln!("{}", secrets::hide(&format!("{report:#}")));
     } else {
         for check in &checks {
             let outcome = match check.outcome {
@@ -111,7 +111,7 @@ pub fn validate(args: &ValidateArgs) -> anyhow::Result<()> {
                 Outcome::Note => "note",
                 Outcome::Failed => "FAILED",
             };
-            println!("{}: {outcome}, {}", check.part, secrets::hide(&check.text));
+            outln!("{}: {outcome}, {}", check.part, secrets::hide(&check.text));
         }
     }
     if !failed.is_empty() {

@@ -27,6 +27,7 @@ use crate::{
     dataflow::Settings,
     dataset::{At, Dataset},
     delta::{self, Store},
+    outln,
     service::{commit::pair_row, open_store},
     settings,
 };
@@ -440,9 +441,9 @@ impl Report {
     /// For people.
     pub fn print(&self) {
         for line in &self.differences {
-            println!("{line}");
+            outln!("{line}");
         }
-        println!(
+        outln!(
             "epoch {}: {} images, {} mined, {} queries recomputed, {} pairs and {} triplets compared, \
              {} differences",
             self.epoch,

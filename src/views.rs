@@ -10,7 +10,9 @@ use crate::{
     cli::read_config,
     dataset::{At, Dataset},
     delta::Latest,
+    errln, outln,
     service::open_store,
+    snapshot,
 };
 
 /// Arguments of the command.
@@ -35,14 +37,41 @@ pub struct ViewsArgs {
 pub fn run(args: &ViewsArgs) -> anyhow::Result<()> {
     let config = read_config(&args.config)?;
     let dataset = Dataset::open(&open_store(&config)?, &args.at)?;
-    let lines = match args.duckdb {
+    let mut lines = match args.duckdb {
         true => duckdb(&config, dataset.page()),
         false => spark(&config, dataset.page()),
     };
+    if let Some(words) = gone(&dataset)? {
+        errln!("warning: {words}");
+        match args.duckdb {
+            true => lines.insert(1, format!("-- {words}")),
+            // A comment alone is no statement for Spark, one in front of a statement is part of it.
+            false => {
+                let view = lines.iter_mut().find(|line| line.starts_with("CREATE"));
+                view.into_iter().for_each(|line| *line = format!("/* {words} */ {line}"));
+            }
+        }
+    }
     for line in lines {
-        println!("{line}");
+        outln!("{line}");
     }
     Ok(())
+}
+
+/// What of an older epoch may no longer be used, in words; none where nothing has gone.
+fn gone(dataset: &Dataset) -> anyhow::Result<Option<String>> {
+    if Dataset::open(dataset.store(), &At::Latest)?.epoch() == dataset.epoch() {
+        return Ok(None);
+    }
+    let gone = snapshot::losses(dataset)?.ids().count();
+    Ok((gone > 0).then(|| {
+        format!(
+            "{gone} images of epoch {} are no longer live (taken down, blocked, or turned away \
+             since), and these views still show them: leave out rows that name one whose image_id is \
+             not in the newest images",
+            dataset.epoch()
+        )
+    }))
 }
 
 /// Statements for DuckDB.

@@ -16,7 +16,13 @@ use everpair::{
 use parquet::{
     arrow::arrow_reader::ParquetRecordBatchReaderBuilder, file::metadata::ParquetMetaData,
 };
-use schemas::tables::{ContentRow, ImageRow, Row, Table, TripletRow, from_batch};
+use schemas::{
+    ContentId,
+    tables::{
+        AnnotationRow, ContentRow, EmbeddingRow, ImageRow, PairRow, Row, Table, TripletRow,
+        from_batch,
+    },
+};
 use serde_json::Value;
 
 use crate::service::place::{Message, Place, files, wait_until};
@@ -60,6 +66,26 @@ impl Two {
 
     fn path(&self, name: &str) -> PathBuf {
         self.place.path(name)
+    }
+
+    /// Images of an epoch that have been taken down since.
+    fn gone(&self, dataset: &Dataset) -> BTreeSet<String> {
+        let ids = |dataset: &Dataset| -> BTreeSet<String> {
+            let rows = dataset.rows::<ImageRow>().expect("rows").into_iter();
+            rows.map(|row| row.image_id).collect()
+        };
+        &ids(dataset) - &ids(&self.dataset(&At::Latest))
+    }
+
+    /// The triplets of an epoch that name no image that has been taken down since.
+    fn triplets(&self, dataset: &Dataset) -> Vec<TripletRow> {
+        let gone = self.gone(dataset);
+        let mut rows = dataset.rows::<TripletRow>().expect("rows");
+        rows.retain(|row| {
+            let mut ids = [&row.query_id, &row.target_id].into_iter().chain(&row.hard_negatives);
+            !ids.any(|id| gone.contains(id))
+        });
+        rows
     }
 
     /// Exports into a folder; gives the summary.
@@ -207,13 +233,23 @@ fn exports_hold_the_rows_that_are_live_at_their_epoch() {
         let folder = two.path(&format!("parquet-{name}"));
         let (triplets, _) = table_rows::<TripletRow>(&folder);
         assert!(triplets.len() > 100);
-        assert_eq!(sorted(triplets), sorted(dataset.rows::<TripletRow>().expect("rows")));
-        assert_eq!(
-            sorted(table_rows::<ImageRow>(&folder).0),
-            sorted(dataset.rows::<ImageRow>().expect("rows"))
+        assert_eq!(sorted(triplets), sorted(two.triplets(&dataset)));
+        let gone = two.gone(&dataset);
+        assert_eq!(gone.is_empty(), name == "latest");
+        let (mut images, mut contents) = (
+            dataset.rows::<ImageRow>().expect("rows"),
+            dataset.rows::<ContentRow>().expect("rows"),
         );
-        let (contents, shards) = table_rows::<ContentRow>(&folder);
-        assert_eq!(sorted(contents), sorted(dataset.rows::<ContentRow>().expect("rows")));
+        let (left, kept): (Vec<ImageRow>, _) =
+            images.drain(..).partition(|row| gone.contains(&row.image_id));
+        let only = |row: &ContentRow| {
+            let of = |image: &ImageRow| image.content_id == row.content_id;
+            left.iter().any(of) && !kept.iter().any(of)
+        };
+        contents.retain(|row| !only(row));
+        assert_eq!(sorted(table_rows::<ImageRow>(&folder).0), sorted(kept));
+        let (exported, shards) = table_rows::<ContentRow>(&folder);
+        assert_eq!(sorted(exported), sorted(contents));
         assert_eq!(shards, 1);
         for table in Table::ALL.map(Table::as_str) {
             assert!(folder.join(table).is_dir(), "{table}");
@@ -224,7 +260,7 @@ fn exports_hold_the_rows_that_are_live_at_their_epoch() {
         let rows = hf_rows(&folder);
         assert_eq!(said["rows"], rows.len());
         let triplets = rows.values().map(|row| row.triplet.clone()).collect();
-        assert_eq!(sorted(triplets), sorted(dataset.rows::<TripletRow>().expect("rows")));
+        assert_eq!(sorted(triplets), sorted(two.triplets(&dataset)));
         check_pictures(&rows, &dataset);
         check_files(&folder);
     }
@@ -302,10 +338,15 @@ fn an_export_and_its_increments_are_the_export_of_the_last_epoch() {
         let said = two.export("hf", &base, &[&more[..], &["--since", &first]].concat());
         let after = hf_rows(&two.path(&base));
         same_rows(&after, &hf_rows(&two.path(&whole)));
+        let dataset = two.dataset(&At::Epoch(two.first));
+        assert_eq!(before.len(), two.triplets(&dataset).len());
         let new = after.iter().filter(|(id, row)| before.get(*id) != Some(row)).count();
         let left = before.iter().filter(|(id, row)| after.get(*id) != Some(row)).count();
         assert!(new > 10 && left > 10, "{new}, {left}");
-        assert_eq!((said["rows"].clone(), said["deleted"].clone()), (new.into(), left.into()));
+        assert_eq!(said["rows"], new);
+        // It names those too that the base left out already.
+        let dropped = dataset.rows::<TripletRow>().expect("rows").len() - before.len();
+        assert_eq!(said["deleted"], left + dropped);
         assert!((new as u64) < said["live_rows"].as_u64().expect("rows"), "not all is new");
         assert_eq!(said["live_rows"], after.len());
         assert_eq!(manifest(&two.path(&base)).parts.len(), 2);
@@ -347,6 +388,171 @@ fn json_lines(folder: &Path) -> Vec<Value> {
     let texts = data_files(folder).into_iter().map(|path| fs::read_to_string(path).expect("text"));
     let lines = texts.flat_map(|text| text.lines().map(str::to_owned).collect::<Vec<_>>());
     lines.map(|line| serde_json::from_str(&line).expect("JSON")).collect()
+}
+
+/// What README's table says of each form: the pattern of files, and names in the third column.
+fn readme_forms() -> BTreeMap<String, (Vec<String>, BTreeSet<String>)> {
+    let readme = include_str!("../README.md");
+    let (_, table) = readme.split_once("| form | files below the folder |").expect("the table");
+    let rows = table.lines().skip(2).take_while(|line| line.starts_with('|'));
+    let names = |cell: &str| -> Vec<String> {
+        cell.split('`').skip(1).step_by(2).map(str::to_owned).collect()
+    };
+    let row = |line: &str| {
+        let cells: Vec<&str> = line.trim_matches('|').split('|').collect();
+        (names(cells[0])[0].clone(), (names(cells[1]), names(cells[2]).into_iter().collect()))
+    };
+    rows.map(row).collect()
+}
+
+#[test]
+fn the_layout_of_every_form_is_as_readme_says() {
+    let two = two("");
+    let epoch = two.dataset(&At::Latest).epoch();
+    let forms = readme_forms();
+    assert_eq!(forms.len(), 5);
+    let of_triplets = TripletRow::fields();
+    let of_triplets: BTreeSet<&str> = of_triplets.iter().map(|f| f.name().as_str()).collect();
+    for (form, (patterns, said)) in forms {
+        two.export(&form, &form, &[]);
+        let folder = two.path(&form);
+        let below = |path: &Path| path.strip_prefix(&folder).expect("below").display().to_string();
+        let found: Vec<String> = files(&folder).iter().map(|(path, _)| below(path)).collect();
+        for pattern in patterns {
+            let name = pattern.replace("EPOCH", &epoch.to_string());
+            let fits = |path: &String| match name.split_once("ab/CONTENT") {
+                Some((start, end)) => path.starts_with(start) && path.ends_with(end),
+                None => *path == name.replace("TABLE", "pairs"),
+            };
+            assert!(found.iter().any(fits), "{form}: {pattern} of {found:?}");
+        }
+        let columns: BTreeSet<String> = match form.as_str() {
+            "parquet" => continue,
+            "megapairs" | "mmeb" => {
+                let lines = json_lines(&folder);
+                lines[0].as_object().expect("an object").keys().cloned().collect()
+            }
+            "webdataset" => {
+                let tar = File::open(&data_files(&folder)[0]).expect("it is there");
+                let mut tar = tar::Archive::new(tar);
+                let names = tar.entries().expect("a tar file").map(|entry| {
+                    let entry = entry.expect("a member");
+                    entry.path().expect("a name").display().to_string()
+                });
+                let ends = names.map(|name| name.split_once('.').expect("a key").1.to_owned());
+                let ends: BTreeSet<String> = ends.map(|end| format!("KEY.{end}")).collect();
+                for name in said.iter().filter(|name| name.starts_with("KEY.")) {
+                    assert!(ends.contains(name), "{name}: {ends:?}");
+                }
+                continue;
+            }
+            _ => {
+                let batch = &read_parquet(&data_files(&folder)[0]).1[0];
+                let names = batch.schema().fields().iter().map(|f| f.name().clone()).collect();
+                let all: BTreeSet<String> = names;
+                assert!(of_triplets.iter().all(|name| all.contains(*name)));
+                all.into_iter().filter(|name| !of_triplets.contains(name.as_str())).collect()
+            }
+        };
+        let said: BTreeSet<String> = said.into_iter().filter(|name| name != "triplets").collect();
+        assert_eq!(columns, said, "{form}");
+    }
+}
+
+/// Neither a row nor a picture nor a text of an image that was taken down after the epoch goes out
+/// with it, in any form, and it is said how many are missing.
+#[test]
+fn an_older_epoch_goes_out_without_what_was_taken_down_since() {
+    let two = two("");
+    let create = ["snapshot", "create", "pin", "--at", &two.first.to_string()];
+    two.place.everpair("tables", &create).ended(0);
+    let at = At::Snapshot("pin".into());
+    let dataset = two.dataset(&at);
+    let (gone, kept) = (two.gone(&dataset), two.triplets(&dataset));
+    let left_out = dataset.rows::<TripletRow>().expect("rows").len() - kept.len();
+    assert!(gone.len() > 5 && left_out > 20 && kept.len() > 100, "{gone:?} {left_out}");
+    let ids: BTreeSet<&str> = kept.iter().map(|row| row.triplet_id.as_str()).collect();
+    let held = dataset.rows::<ImageRow>().expect("rows");
+    let of_gone = held.iter().filter(|row| gone.contains(&row.image_id));
+    let of_gone: Vec<&ImageRow> = of_gone.collect();
+    let mut stored = dataset.rows::<ContentRow>().expect("rows");
+    stored.retain(|row| {
+        let mut of = held.iter().filter(|image| image.content_id == row.content_id).peekable();
+        of.peek().is_some() && of.all(|image| gone.contains(&image.image_id))
+    });
+    assert!(stored.len() > 5);
+    let pin = ["--as-of", "pin"];
+    for (format, more) in [
+        ("hf", &[][..]),
+        ("hf", &["--images", "path"]),
+        ("webdataset", &[]),
+        ("megapairs", &[]),
+        ("mmeb", &[]),
+        ("parquet", &[]),
+        ("parquet", &["--images", "path"]),
+    ] {
+        let to = format!("{format}{}", more.len());
+        let said = two.export(format, &to, &[&pin, more].concat());
+        assert_eq!(said["left_out"]["images"], gone.len(), "{said}");
+        assert_eq!(said["left_out"]["rows"], left_out, "{said}");
+        let folder = two.path(&to);
+        let card = fs::read_to_string(folder.join(CARD)).expect("a card");
+        let words = format!("{} images of this epoch are no longer live", gone.len());
+        assert!(card.contains(&words), "{card}");
+        assert!(card.contains(&format!("the {left_out} training rows")), "{card}");
+        for (path, _) in files(&folder) {
+            let bytes = fs::read(&path).expect("a file");
+            for row in &stored {
+                let picture = row.image.bytes.as_deref().expect("stored pictures have bytes");
+                let found = bytes.windows(picture.len()).any(|part| part == picture);
+                assert!(!found, "{}: {}", path.display(), row.content_id);
+            }
+        }
+        if ["megapairs", "mmeb"].contains(&format) {
+            let lines = json_lines(&folder);
+            let named = lines.iter().map(|line| line["triplet_id"].as_str().expect("an id"));
+            assert_eq!(named.collect::<BTreeSet<_>>(), ids);
+        }
+    }
+    let folder = two.path("parquet0");
+    for row in table_rows::<PairRow>(&folder).0 {
+        let mut ids = [&row.query_id, &row.target_id].into_iter().chain(&row.hard_negatives);
+        assert!(!ids.any(|id| gone.contains(id)), "{row:?}");
+    }
+    let content = |id: &str| stored.iter().any(|row| row.content_id == id);
+    for row in table_rows::<AnnotationRow>(&folder).0 {
+        assert!(!content(&row.query_content_id) && !content(&row.target_content_id), "{row:?}");
+    }
+    let only = |caption: &Option<String>| {
+        let same = held.iter().filter(|row| row.caption == *caption);
+        caption.is_some() && same.into_iter().all(|row| gone.contains(&row.image_id))
+    };
+    let captions = of_gone.iter().filter(|row| only(&row.caption));
+    let captions: Vec<String> = captions
+        .filter_map(|row| Some(ContentId::of(row.caption.as_deref()?.trim().as_bytes()).hex()))
+        .collect();
+    assert!(!captions.is_empty());
+    for row in table_rows::<EmbeddingRow>(&folder).0 {
+        assert!(!content(&row.content_id) && !captions.contains(&row.content_id));
+    }
+    // The way on is told.
+    let to = two.path("more").display().to_string();
+    let hf = ["export", "--format", "hf", "--to", &to, "--as-of"];
+    let said = two.place.everpair("tables", &[&hf[..], &["pin"]].concat()).ended(0);
+    said.says(&format!("{} images of epoch {} are no longer live", gone.len(), two.first))
+        .says(&format!("the {left_out} triplets that name them are left out"));
+    let said = two.place.everpair("tables", &[&hf[..], &["latest"]].concat()).ended(0);
+    assert!(!said.err.contains("no longer live"), "{}", said.err);
+    let words = format!("{} images of epoch {} are no longer live", gone.len(), two.first);
+    for (engine, begins) in [("--duckdb", "-- "), ("--spark", "/* ")] {
+        let views = ["views", engine, "--at", "pin"];
+        let said = two.place.everpair("tables", &views).ended(0).says(&words);
+        let comment =
+            said.out.lines().find(|line| line.starts_with(begins) && line.contains("live"));
+        assert!(comment.is_some_and(|line| line.contains(&words)), "{}", said.out);
+        let said = two.place.everpair("tables", &["views", engine]).ended(0);
+        assert!(!said.out.contains("no longer live") && said.err.is_empty(), "{}", said.err);
+    }
 }
 
 #[test]

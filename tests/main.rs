@@ -13,6 +13,7 @@ mod fetch;
 mod graph;
 mod logs;
 mod metrics;
+mod pipes;
 mod publish_model;
 mod push;
 mod service;

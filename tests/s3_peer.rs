@@ -122,6 +122,39 @@ fn dice() -> impl FnMut(u64) -> u64 + Send {
     }
 }
 
+/// README's config, variables and commands, as they stand there but for the server's port.
+#[test]
+fn the_sample_that_readme_shows() {
+    let s3 = S3::start();
+    let (_, section) =
+        include_str!("../README.md").split_once("\nWith a bucket").expect("the section");
+    let block = |kind: &str| {
+        let (_, rest) = section.split_once(&format!("```{kind}\n")).expect("a block");
+        rest.split("```").next().expect("its end").to_owned()
+    };
+    let folder = tempfile::tempdir().expect("a folder");
+    let photos = folder.path().join("photos");
+    fs::create_dir(&photos).expect("a folder");
+    for number in 0..40 {
+        let scene = scenes::scene(number, SEED);
+        fs::write(photos.join(format!("{number}.png")), scene.jpeg_or_png).expect("a picture");
+    }
+    let config = block("toml");
+    assert!(config.contains("localhost:9000") && config.contains(&s3.root("tables")), "{config}");
+    let config = config.replace("localhost:9000", s3.address());
+    fs::write(folder.path().join("lake.toml"), config).expect("a config");
+    let program = std::path::Path::new(env!("CARGO_BIN_EXE_everpair"));
+    let path = format!("{}:/usr/bin:/bin", program.parent().expect("a folder").display());
+    let mut command = Command::new("bash");
+    command.args(["-ec", &block("sh")]).current_dir(folder.path()).env("PATH", path);
+    let (code, out, err) = finish(&mut command);
+    assert_eq!(code, Some(0), "{out}{err}");
+    assert!(err.contains("40 images sent") && err.contains("caught up"), "{err}");
+    assert!(out.contains("delta_scan('s3://everpair/tables/triplets', version => "), "{out}");
+    let listed = s3.request("GET", "/everpair?list-type=2&prefix=tables/_everpair/latest");
+    assert!(listed.contains("tables/_everpair/latest.json"), "{listed}");
+}
+
 #[test]
 fn a_store_with_faults_ends_with_the_tables_of_a_folder() {
     let (place, s3) = (Place::new(), S3::start());

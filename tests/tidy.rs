@@ -131,6 +131,17 @@ fn bare_unwraps(text: &str) -> Vec<String> {
     found.map(|(number, _)| format!("line {number}: unwrap outside tests")).collect()
 }
 
+/// The standard macros panic where nobody reads: `src/print.rs` has ours.
+fn panicking_prints(text: &str) -> Vec<String> {
+    let macros = ["print", "println", "eprint", "eprintln"].map(|name| format!("{name}!("));
+    let code = code_lines(text).into_iter();
+    let found = code.filter(|(_, line)| {
+        let mut words = line.split(|c: char| c.is_whitespace() || ",;{}&>|".contains(c));
+        words.any(|word| macros.iter().any(|name| word.starts_with(name)))
+    });
+    found.map(|(number, _)| format!("line {number}: use outln! or errln!")).collect()
+}
+
 fn unsafe_allowed(text: &str) -> Vec<String> {
     let found = text.lines().enumerate().filter(|(_, line)| line.contains("allow(unsafe_code"));
     found.map(|(index, _)| format!("line {}: unsafe is for kernels", index + 1)).collect()
@@ -185,6 +196,9 @@ fn sources_keep_the_limits() {
         if !is_test(&path) {
             found.extend([long_file(&text), long_functions(&text), bare_unwraps(&text)].concat());
         }
+        if !is_test(&path) && path.starts_with("src") {
+            found.extend(panicking_prints(&text));
+        }
         if !path.starts_with("kernels") && !path.ends_with("tidy.rs") {
             found.extend(unsafe_allowed(&text));
         }
@@ -226,6 +240,8 @@ fn every_rule_finds_a_planted_fault() {
     assert_eq!(bare_unwraps("fn a() {\n    b.unwrap();\n}\n").len(), 1);
     assert_eq!(bare_unwraps("#[cfg(test)]\nmod tests;\nfn a() {\n    b.unwrap();\n}\n").len(), 1);
     assert_eq!(bare_unwraps("#[cfg(test)]\nmod tests {\n    b.unwrap();\n}\n"), [""; 0]);
+    assert_eq!(panicking_prints("fn a() {\n    println!(\"b\");\n}\n").len(), 1);
+    assert_eq!(panicking_prints("fn a() {\n    outln!(\"b\");\n}\n"), [""; 0]);
     assert_eq!(unsafe_allowed("#![allow(unsafe_code)]").len(), 1);
     let manifest = "[dependencies]\nkernels.workspace = true\n[dev-dependencies]\ntokio = \"1\"\n";
     assert_eq!(forbidden_edges(manifest, &[], &["tokio"]).len(), 2);

@@ -9,10 +9,8 @@ use serde_json::{Map, Value};
 
 use super::decide::{self, Resume};
 use super::log::read_commit;
-use super::store::Created;
-use super::{Commit, EPOCH, Error, Key, OFFSET, Result, Rows, Store, Table, TableSpec};
+use super::{Commit, EPOCH, Error, Key, OFFSET, Result, Rows, Store, Table, TableSpec, generation};
 
-const GENERATIONS: &str = "_everpair/generation";
 const LATEST: &str = "_everpair/latest.json";
 
 /// The next offset to read, by topic and partition.
@@ -83,7 +81,12 @@ pub struct Publisher {
 /// # Errors
 /// `Fenced` when a newer writer has started meanwhile; others as for opening a table.
 pub fn start(store: &Store, specs: &[TableSpec]) -> Result<Publisher> {
-    let generation = take_generation(store)?;
+    let generation = generation::take(store)?;
+    start_as(store, specs, generation)
+        .map_err(|error| generation::explained(store, generation, error))
+}
+
+fn start_as(store: &Store, specs: &[TableSpec], generation: u64) -> Result<Publisher> {
     let Some((anchor, others)) = specs.split_last() else {
         return Err(Error::Refused("no tables to start with".to_owned()));
     };
@@ -108,20 +111,6 @@ pub fn start(store: &Store, specs: &[TableSpec]) -> Result<Publisher> {
         publisher.write_latest(epoch, publisher.info_of(epoch)?)?;
     }
     Ok(publisher)
-}
-
-/// The first free generation, taken by creating its name.
-fn take_generation(store: &Store) -> Result<u64> {
-    let names = store.list(GENERATIONS, "0")?;
-    let newest = names.iter().filter_map(|(name, _)| name.parse::<u64>().ok()).max();
-    let mut generation = newest.unwrap_or(0) + 1;
-    loop {
-        match store.create(&format!("{GENERATIONS}/{generation}"), b"{}\n".to_vec()) {
-            Created::Yes => return Ok(generation),
-            Created::Exists => generation += 1,
-            Created::Failed(error) => return Err(error),
-        }
-    }
 }
 
 impl Publisher {
@@ -169,7 +158,9 @@ impl Publisher {
             return Err(Error::Refused("a commit failed: start again from the tables".to_owned()));
         }
         self.stopped = true;
-        let published = self.publish_once(epoch)?;
+        let published = self.publish_once(epoch);
+        let published = published
+            .map_err(|error| generation::explained(&self.store, self.generation, error))?;
         self.stopped = false;
         Ok(published)
     }

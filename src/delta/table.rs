@@ -336,7 +336,8 @@ fn newest(add: &Add) -> Option<i64> {
 }
 
 fn fenced(spec: &TableSpec, by: Option<u64>) -> Error {
-    Error::Fenced(format!("{} was claimed by generation {by:?}", spec.name))
+    let by = by.map_or("another writer".to_owned(), |by| format!("generation {by}"));
+    Error::Fenced(format!("{} was claimed by {by}", spec.name))
 }
 
 fn i64_of(number: u64) -> i64 {

@@ -4,44 +4,46 @@ use kernels::vector::UNIT;
 use schemas::Channel;
 use serde_json::Value;
 
+use crate::outln;
+
 /// Prints it to stdout.
 pub fn print(explained: &Value) {
     let (at, epoch) = (&explained["at_epoch"], &explained["epoch"]);
     let id = text(&explained["triplet_id"]);
-    println!("triplet {id} as of epoch {at}; this row is of epoch {epoch}");
+    outln!("triplet {id} as of epoch {at}; this row is of epoch {epoch}");
     image("query", &explained["query"]);
     image("target", &explained["target"]);
-    println!("\nhard negatives");
+    outln!("\nhard negatives");
     for negative in items(&explained["hard_negatives"]) {
         let same = negative["image_id"] == explained["query"]["image_id"];
         let note = if same { " (the query itself)" } else { "" };
-        println!("  {}{note}: {}", text(&negative["image_id"]), message(negative));
+        outln!("  {}{note}: {}", text(&negative["image_id"]), message(negative));
     }
     pair(explained);
     answer(explained);
-    println!("\nchanges");
+    outln!("\nchanges");
     for change in items(&explained["changes"]) {
         let (op, reason) = (text(&change["op"]), text(&change["reason"]));
-        println!("  epoch {}: {op} ({reason})", change["epoch"]);
+        outln!("  epoch {}: {op} ({reason})", change["epoch"]);
     }
 }
 
 fn image(role: &str, image: &Value) {
-    println!("\n{role} {}", text(&image["image_id"]));
-    println!("  message   {}", message(image));
-    println!("  ingested  {}, row of epoch {}", text(&image["ingested_at"]), image["epoch"]);
+    outln!("\n{role} {}", text(&image["image_id"]));
+    outln!("  message   {}", message(image));
+    outln!("  ingested  {}, row of epoch {}", text(&image["ingested_at"]), image["epoch"]);
     let (width, height, format) = (&image["width"], &image["height"], text(&image["format"]));
-    println!("  content   sha256 {}", text(&image["content_id"]));
-    println!("            {width} x {height} {format}, phash {}", text(&image["phash"]));
+    outln!("  content   sha256 {}", text(&image["content_id"]));
+    outln!("            {width} x {height} {format}, phash {}", text(&image["phash"]));
     if let Some(measures) = image["measures"].as_object() {
         let each = measures
             .iter()
             .map(|(name, value)| format!("{name} {:.2}", value.as_f64().unwrap_or(f64::NAN)));
-        println!("  measures  {}", each.collect::<Vec<_>>().join(", "));
+        outln!("  measures  {}", each.collect::<Vec<_>>().join(", "));
     }
     for name in ["caption", "source", "licence", "uri"] {
         if let Some(value) = image[name].as_str() {
-            println!("  {name:<9} {value}");
+            outln!("  {name:<9} {value}");
         }
     }
 }
@@ -54,10 +56,10 @@ fn message(image: &Value) -> String {
 fn pair(explained: &Value) {
     let pair = &explained["pair"];
     match pair["epoch"].as_i64() {
-        Some(epoch) => println!("\npair, mined in epoch {epoch}"),
-        None => println!("\npair: no longer mined"),
+        Some(epoch) => outln!("\npair, mined in epoch {epoch}"),
+        None => outln!("\npair: no longer mined"),
     }
-    println!("  {:<9} {:>9} {:>5}  {:<32} bands", "channel", "score", "rank", "encoder");
+    outln!("  {:<9} {:>9} {:>5}  {:<32} bands", "channel", "score", "rank", "encoder");
     for channel in Channel::ALL.map(Channel::as_str) {
         let score = pair["scores"][channel].as_f64().map(|score| format!("{score:.6}"));
         let rank = pair["ranks"][channel].as_i64().map(|rank| rank.to_string());
@@ -68,44 +70,37 @@ fn pair(explained: &Value) {
         });
         let (score, rank) = (score.unwrap_or("-".into()), rank.unwrap_or("-".into()));
         let (encoder, bands) = (text(&rules["encoder"]), bands.collect::<Vec<_>>().join(", "));
-        println!("  {channel:<9} {score:>9} {rank:>5}  {encoder:<32} {bands}");
+        outln!("  {channel:<9} {score:>9} {rank:>5}  {encoder:<32} {bands}");
     }
 }
 
 fn answer(explained: &Value) {
     let answer = &explained["answer"];
-    println!("\nanswer to request {}", text(&answer["request_id"]));
+    outln!("\nanswer to request {}", text(&answer["request_id"]));
     let (model, outcome) = (text(&answer["model"]), text(&answer["outcome"]));
-    println!("  model     {model}, prompt version {}", answer["prompt_version"]);
-    println!(
-        "  outcome   {outcome}, {}, of epoch {}",
-        text(&answer["created_at"]),
-        answer["epoch"]
-    );
+    outln!("  model     {model}, prompt version {}", answer["prompt_version"]);
+    outln!("  outcome   {outcome}, {}, of epoch {}", text(&answer["created_at"]), answer["epoch"]);
     let (read, written) = (text(&answer["prompt_tokens"]), text(&answer["completion_tokens"]));
-    println!(
-        "  cost      {} USD, {read} tokens read, {written} written",
-        text(&answer["cost_usd"])
-    );
-    println!("  said      {}", text(&answer["description"]));
-    println!("\ninstructions");
+    outln!("  cost      {} USD, {read} tokens read, {written} written", text(&answer["cost_usd"]));
+    outln!("  said      {}", text(&answer["description"]));
+    outln!("\ninstructions");
     for one in items(&explained["instructions"]) {
         let ranks = ["rank_text", "rank_image", "rank_both"].map(|name| text(&one[name]));
         let label = text(&one["label"]);
-        println!("  {}", text(&one["instruction"]));
-        println!("    {label}; target's rank by text, image, both: {}", ranks.join(", "));
+        outln!("  {}", text(&one["instruction"]));
+        outln!("    {label}; target's rank by text, image, both: {}", ranks.join(", "));
     }
     let left_out: Vec<&Value> = items(&explained["left_out"]).collect();
     if !left_out.is_empty() {
-        println!("\nleft out");
+        outln!("\nleft out");
     }
     for one in left_out {
-        println!("  {}", text(&one["instruction"]));
-        println!("    {}: {}", text(&one["reason"]), text(&one["detail"]));
+        outln!("  {}", text(&one["instruction"]));
+        outln!("    {}: {}", text(&one["reason"]), text(&one["detail"]));
     }
     for one in items(&explained["rejects"]) {
         let (reason, detail) = (text(&one["reason"]), text(&one["detail"]));
-        println!("  rejected in epoch {}: {reason}: {detail}", one["epoch"]);
+        outln!("  rejected in epoch {}: {reason}: {detail}", one["epoch"]);
     }
 }
 

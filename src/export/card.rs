@@ -9,7 +9,7 @@ use arrow_schema::DataType;
 use schemas::{Channel, limits, tables::Table};
 use serde_json::Value;
 
-use super::{Format, Images, Manifest, hf};
+use super::{Format, Images, LeftOut, Manifest, hf};
 use crate::dataset::Dataset;
 
 /// How often each combination of some text columns occurs.
@@ -30,6 +30,7 @@ pub fn card(dataset: &Dataset, manifest: &Manifest) -> anyhow::Result<String> {
         manifest.epoch,
         form(manifest)
     );
+    left_out(&mut text, manifest);
     counts(&mut text, dataset)?;
     rules(&mut text, page.info.get("in_force").unwrap_or(&Value::Null));
     turned_away(&mut text, dataset)?;
@@ -186,6 +187,18 @@ fn cell_text(text: &str) -> String {
     let short: String = text.chars().take(100).collect();
     let clean = short.replace(['\n', '\r'], " ").replace('<', "&lt;");
     clean.replace('|', "\\|")
+}
+
+fn left_out(text: &mut String, manifest: &Manifest) {
+    let LeftOut { images, rows } = manifest.left_out;
+    if images > 0 {
+        let _ = write!(
+            text,
+            "## Left out\n\n{images} images of this epoch are no longer live: they were taken down, \
+             blocked or turned away since. They and the {rows} training rows that name one are not \
+             here; the numbers below are those of the epoch.\n\n"
+        );
+    }
 }
 
 fn counts(text: &mut String, dataset: &Dataset) -> anyhow::Result<()> {

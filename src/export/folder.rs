@@ -11,7 +11,7 @@ use std::{
 use anyhow::{Context, bail};
 use serde::{Deserialize, Serialize};
 
-use super::{Format, Images};
+use super::{Format, Images, gone::LeftOut};
 use crate::cli::BadConfig;
 
 /// The manifest's name in the folder.
@@ -37,8 +37,11 @@ pub struct Manifest {
     pub dataset: String,
     /// The epoch that it shows.
     pub epoch: u64,
-    /// Rows that are live at that epoch; of `parquet`, rows of all tables.
+    /// Rows that are live at that epoch, but for those left out; of `parquet`, rows of all tables.
     pub live_rows: u64,
+    /// Rows of the epoch that are not here, because images that they name have gone since.
+    #[serde(default)]
+    pub left_out: LeftOut,
     /// The whole export, then its increments.
     pub parts: Vec<Part>,
 }

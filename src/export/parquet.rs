@@ -29,7 +29,12 @@ pub fn table(
     export.progress.begin(table.as_str(), open.rows()?);
     let epoch = i64::try_from(export.dataset.epoch()).context("epochs fit into 63 bits")?;
     for batch in open.scan(None)? {
-        let mut batch = committed(&batch?, epoch)?;
+        let batch = committed(&batch?, epoch)?;
+        let rows = batch.num_rows();
+        let mut batch = export.gone.without(table, &batch)?;
+        if table == Table::Triplets {
+            made.left_out += (rows - batch.num_rows()) as u64;
+        }
         if table == Table::Contents {
             batch = contents(export, batch, made)?;
         }

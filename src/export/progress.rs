@@ -5,6 +5,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use crate::print;
+
 const EVERY: Duration = Duration::from_millis(200);
 
 /// A counter that is shown now and then.
@@ -34,14 +36,14 @@ impl Progress {
         self.done += count;
         if self.shown && self.last.elapsed() >= EVERY {
             self.last = Instant::now();
-            eprint!("\r{} of {} {}", self.done, self.of, self.what);
+            print::err(format_args!("\r{} of {} {}", self.done, self.of, self.what));
         }
     }
 
     /// Takes the line away.
     pub fn end(&mut self) {
         if self.shown {
-            eprint!("\r\x1b[K");
+            print::err(format_args!("\r\x1b[K"));
         }
     }
 }

@@ -195,6 +195,7 @@ impl Run {
         let requests = std::mem::take(&mut changes.requests);
         let counts = Counts::of(&changes);
         let mut tally = Tally::of(&changes);
+        let (_, reasons) = tally.turned_away();
         let commit = self.epoch_commit(changes, config_changed)?;
         tally.rows(&commit);
         let latest = self.at.publisher.publish(commit)?;
@@ -206,6 +207,7 @@ impl Run {
         self.want(requests);
         if latest.is_some() {
             let (waiting, took) = (self.wanted.len(), began.elapsed());
+            let why = if reasons.is_empty() { reasons } else { format!(" ({reasons})") };
             tracing::info!(
                 epoch,
                 images = counts.images,
@@ -215,7 +217,7 @@ impl Run {
                 answers = counts.annotations,
                 waiting,
                 seconds = took.as_secs_f64(),
-                "epoch {epoch}: {counts}, {waiting} wait for an answer, committed in {} ms",
+                "epoch {epoch}: {counts}{why}, {waiting} wait for an answer, committed in {} ms",
                 took.as_millis()
             );
         }

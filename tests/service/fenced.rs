@@ -25,7 +25,9 @@ fn of_two_services_the_older_one_ends_and_the_tables_stay_right() {
     newer.wait_until("the rest", || place.committed("tables") == log.count);
     let (code, said) = older.wait();
     assert_eq!(code, Some(1), "{said}");
-    assert!(said.contains("another writer owns the tables"), "{said}");
+    assert!(said.contains("another writer owns the tables: generation "), "{said}");
+    let who = format!(", process {}, started 2", newer.id());
+    assert!(said.contains(&who) && said.contains(" has taken over from generation "), "{said}");
 
     newer.terminate();
     let (code, said) = newer.wait();

@@ -261,6 +261,11 @@ impl Running {
         fs::read_to_string(&self.errors).expect("standard error went to a file")
     }
 
+    /// Its process id.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// How it ended, if it did.
     pub fn ended(&mut self) -> Option<ExitStatus> {
         self.child.try_wait().expect("a child can be asked")

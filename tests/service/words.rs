@@ -30,6 +30,13 @@ fn bad_arguments_and_configs_are_2_and_named() {
         place.everpair("tables", command).ended(2).says("targets_per_qurey");
         place.everpair("absent", command).ended(2).says("absent.toml");
     }
+    place.configure("tables", "");
+    for level in ["banana", "info,banana", ""] {
+        let run = ["run", "--log-level", level];
+        place.everpair("tables", &run).ended(2).says("off, error, warn, info, debug or trace");
+    }
+    let verify = ["verify", "--sample", "0"];
+    place.everpair("tables", &verify).ended(2).says("1 or more, or leave it out");
     assert!(!place.path("tables").exists(), "nothing was made");
 
     place.configure("tables", "[channels.semantic]\nencoder = \"builtin:layuot\"\n");
@@ -53,6 +60,28 @@ fn before_the_first_run_there_is_nothing_to_verify() {
     place.log().send(scenes::scenes(3, 76).map(Message::from));
     let said = place.everpair("tables", &["validate"]).ended(0);
     assert!(said.out.contains("3 partitions") && said.out.contains("add up to 3"), "{}", said.out);
+}
+
+/// A run says what it turned away and why, each epoch and at its end.
+#[test]
+fn rejects_are_named_with_their_reasons() {
+    let place = Place::new();
+    place.configure("tables", LINGER);
+    let bad = |key: &str, value: &[u8]| Message {
+        value: Some(value.to_vec()),
+        ..Message::tombstone(key)
+    };
+    let mut log = place.log();
+    log.send(scenes::scenes(5, 76).map(Message::from));
+    log.send([bad("a", b""), bad("b", b""), bad("c", b"{")]);
+    let said = place.everpair("tables", &["run", "--until-caught-up"]).ended(0);
+    let said = said.says(
+        "rejects: 3 (2 empty_value, 1 bad_envelope); after a fix `everpair replay` brings them back",
+    );
+    said.says(" 3 rejects (2 empty_value, 1 bad_envelope), ");
+    // What an earlier run turned away is not said again.
+    let said = place.everpair("tables", &["run", "--until-caught-up"]).ended(0);
+    assert!(!said.err.contains("rejects"), "{}", said.err);
 }
 
 #[test]
@@ -180,4 +209,12 @@ fn a_config_change_is_refused_until_it_is_meant() {
     assert_eq!(place.tables("tables").changes.len(), after.changes.len());
     place.configure("tables", LINGER);
     place.everpair("tables", &run).ended(1).says("targets_per_query: 2 -> 3");
+
+    // Bands are shown as they were written, not in the units of the tables.
+    let two = "[pairs]\ntargets_per_query = 2\n";
+    let band = "[channels.caption]\nband = [[0.123, 0.5], [0.5, 0.87]]\n";
+    place.configure("tables", &format!("{LINGER}{two}{band}"));
+    let said = place.everpair("tables", &run).ended(1);
+    let said = said.says("channels.caption.band: [").says(" -> [[0.123, 0.5], [0.5, 0.87]]\n");
+    assert!(!said.err.contains(&(1u64 << 29).to_string()), "{}", said.err);
 }

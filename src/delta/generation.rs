@@ -1,0 +1,106 @@
+//! Generations of writers: each start takes the next free number by creating its name, and leaves
+//! there who it is, so that the writer it takes over from can say so.
+
+use std::fmt;
+
+use chrono::{DateTime, SecondsFormat, Utc};
+use serde::{Deserialize, Serialize};
+
+use super::store::Created;
+use super::{Error, Result, Store};
+
+const GENERATIONS: &str = "_everpair/generation";
+
+/// Who took a generation. Of the earliest files, which were empty objects, nothing is known.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+struct Taker {
+    host: Option<String>,
+    pid: Option<u32>,
+    started_at: Option<DateTime<Utc>>,
+}
+
+impl Taker {
+    fn this() -> Taker {
+        let named = |path: &str| std::fs::read_to_string(path).ok();
+        let host = named("/proc/sys/kernel/hostname").or_else(|| named("/etc/hostname"));
+        let host = host.or_else(|| std::env::var("HOSTNAME").ok());
+        let host = host.map(|name| name.trim().to_owned()).filter(|name| !name.is_empty());
+        Taker { host, pid: Some(std::process::id()), started_at: Some(Utc::now()) }
+    }
+}
+
+impl fmt::Display for Taker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(host) = &self.host {
+            write!(f, ", on host {host}")?;
+        }
+        if let Some(pid) = self.pid {
+            write!(f, ", process {pid}")?;
+        }
+        if let Some(at) = self.started_at {
+            write!(f, ", started {}", at.to_rfc3339_opts(SecondsFormat::Secs, true))?;
+        }
+        Ok(())
+    }
+}
+
+fn newest(store: &Store) -> Result<Option<u64>> {
+    let names = store.list(GENERATIONS, "0")?;
+    Ok(names.iter().filter_map(|(name, _)| name.parse::<u64>().ok()).max())
+}
+
+/// The first free generation, taken by creating its name.
+pub fn take(store: &Store) -> Result<u64> {
+    let taker = serde_json::to_string(&Taker::this()).expect("names and numbers are JSON") + "\n";
+    let mut generation = newest(store)?.unwrap_or(0) + 1;
+    loop {
+        match store.create(&format!("{GENERATIONS}/{generation}"), taker.clone().into_bytes()) {
+            Created::Yes => return Ok(generation),
+            Created::Exists => generation += 1,
+            Created::Failed(error) => return Err(error),
+        }
+    }
+}
+
+/// An error of the writer of generation `mine`; one that was fenced off is told by whom.
+pub fn explained(store: &Store, mine: u64, error: Error) -> Error {
+    let Error::Fenced(why) = error else { return error };
+    // Whether the store tells or not, the writer has to end.
+    let Some(generation) = newest(store).ok().flatten().filter(|newest| *newest > mine) else {
+        return Error::Fenced(why);
+    };
+    let page = store.get(&format!("{GENERATIONS}/{generation}")).ok().flatten();
+    let taker = page.and_then(|page| serde_json::from_slice::<Taker>(&page).ok());
+    Error::Fenced(format!(
+        "generation {generation}{} has taken over from generation {mine} ({why}); of one [tables] \
+         root there is one service: this one ends",
+        taker.unwrap_or_default()
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fenced_writer_says_who_took_over_as_far_as_that_is_known() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let store = Store::folder(folder.path());
+        let store = store.expect("a folder is a store");
+        let said = |mine| explained(&store, mine, Error::Fenced("a: b".to_owned())).to_string();
+        assert!(said(1).ends_with("a: b"), "nobody is newer: {}", said(1));
+        assert_eq!(take(&store).expect("the first"), 1);
+        assert!(said(1).ends_with("a: b"), "{}", said(1));
+        // As earlier versions wrote it.
+        let old = store.create(&format!("{GENERATIONS}/2"), b"{}\n".to_vec());
+        assert!(matches!(old, Created::Yes));
+        assert!(said(1).contains("generation 2 has taken over from generation 1 (a: b)"));
+        assert_eq!(take(&store).expect("the next"), 3);
+        let who = format!(", process {}, started 20", std::process::id());
+        let said = said(2);
+        assert!(said.contains("generation 3, on host ") && said.contains(&who), "{said}");
+        let other = explained(&store, 1, Error::Io("a".to_owned()));
+        assert!(matches!(other, Error::Io(_)), "{other}");
+    }
+}
