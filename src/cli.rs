@@ -118,7 +118,9 @@ pub struct TakedownArgs {
     /// Why, for the table `blocked`.
     #[arg(long)]
     pub reason: Option<String>,
-    /// Also those in this file, one a line; - is standard input.
+    /// Also those in this file, one a line; - is standard input. Blanks, tabs and carriage returns
+    /// at the ends of a line do not belong to the value (inside they do); name an id that begins or
+    /// ends with one as an argument.
     #[arg(long, value_name = "FILE")]
     pub from: Option<PathBuf>,
     /// Image ids, sha256 of contents, or sources.
@@ -126,7 +128,7 @@ pub struct TakedownArgs {
     pub values: Vec<String>,
 }
 
-/// The lines of a file that are not empty, or of standard input.
+/// The lines of a file that are not blank, or of standard input, without white space around them.
 fn lines_of(path: &Path) -> anyhow::Result<Vec<String>> {
     let named = || format!("--from {}", path.display());
     let text = match path.as_os_str() == "-" {
@@ -134,7 +136,8 @@ fn lines_of(path: &Path) -> anyhow::Result<Vec<String>> {
         false => std::fs::read_to_string(path),
     };
     let text = text.with_context(named)?;
-    Ok(text.lines().filter(|line| !line.is_empty()).map(str::to_owned).collect())
+    let lines = text.trim_start_matches('\u{feff}').lines().map(str::trim);
+    Ok(lines.filter(|line| !line.is_empty()).map(str::to_owned).collect())
 }
 
 /// Without `--block`: tombstones in the source. With it: a request to the service, running or not.

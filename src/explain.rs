@@ -25,7 +25,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 
 use crate::{
-    cli::read_config,
+    cli::{BadConfig, read_config},
     dataset::{At, Dataset},
     outln, print,
     service::open_store,
@@ -36,6 +36,8 @@ mod page;
 
 /// The lineage join over the views of `everpair views --duckdb`, all triplets.
 pub const SQL: &str = include_str!("explain/lineage.sql");
+/// Digits of a triplet's id.
+const TRIPLET_ID_DIGITS: usize = 32;
 /// Ids that are named where a beginning has several.
 const IDS_SHOWN: usize = 10;
 
@@ -76,6 +78,9 @@ const CONTENT: [&str; 6] = ["content_id", "width", "height", "format", "phash", 
 
 /// Runs the command.
 pub fn run(args: &ExplainArgs) -> anyhow::Result<()> {
+    if let Some(id) = &args.triplet_id {
+        check_id(id)?;
+    }
     if args.sql {
         print::out(format_args!("{}", sql(args.triplet_id.as_deref())));
         return Ok(());
@@ -91,6 +96,18 @@ pub fn run(args: &ExplainArgs) -> anyhow::Result<()> {
         false => page::print(&explained),
     }
     Ok(())
+}
+
+/// A triplet's id, or a beginning of one.
+fn check_id(id: &str) -> Result<(), BadConfig> {
+    let digits = |id: &str| id.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
+    if (1..=TRIPLET_ID_DIGITS).contains(&id.len()) && digits(id) {
+        return Ok(());
+    }
+    Err(BadConfig(format!(
+        "{id:?} is no triplet id: that is {TRIPLET_ID_DIGITS} of 0-9 a-f, as in the column triplet_id \
+         of the table triplets, or the first few of them"
+    )))
 }
 
 /// The query, of the triplets whose id begins so, or of all.

@@ -70,8 +70,13 @@ fn a_triplet_is_traced_to_its_messages_scores_and_answer() {
     for words in [id, &triplet.instructions[0], label, &format!("offset {offset}"), "too_short"] {
         assert!(said.contains(words), "no {words:?} in:\n{said}");
     }
-    place.everpair("tables", &["explain", ""]).ended(1).says("triplets have an id that begins");
-    place.everpair("tables", &["explain", "nobody"]).ended(1).says("nor had one before");
+    for bad in ["", "nobody", &id.to_uppercase(), &format!("{id}0"), &triplet.query_id] {
+        let said = place.everpair("tables", &["explain", bad]).ended(2);
+        said.says("is no triplet id: that is 32 of 0-9 a-f");
+    }
+    place.everpair("tables", &["explain", "--sql", "' OR 1"]).ended(2).says("is no triplet id");
+    let other: String = id.chars().map(|c| if c == '0' { '1' } else { '0' }).collect();
+    place.everpair("tables", &["explain", &other]).ended(1).says("nor had one before");
 
     // Once it has left, the log still knows it, and so does the snapshot.
     log.send([Message::tombstone(&triplet.target_id)]);

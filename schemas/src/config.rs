@@ -438,6 +438,7 @@ impl Config {
         if self.tables.root.is_empty() {
             return fail("[tables] root is empty; name a folder".into());
         }
+        self.check_patterns()?;
         self.fetch.check()?;
         for channel in Channel::ALL {
             check_channel(channel, self.channels.get(channel))?;
@@ -461,6 +462,21 @@ impl Config {
         range("[filter] words_min", self.filter.words_min, 0, self.filter.words_max)?;
         range("[filter] instructions_min", self.filter.instructions_min, 1, 20)?;
         range("[screen] encoded_bytes_max", self.screen.encoded_bytes_max, 1, 1 << 30)
+    }
+
+    /// Before [`Config::resolve`]: what stands in front of these patterns then, the config's own
+    /// folder, is no pattern, whatever characters are in its name.
+    fn check_patterns(&self) -> Result<(), Invalid> {
+        let folder = |pattern: &str| {
+            pattern.rsplit_once('/').is_some_and(|(folder, _)| folder.contains('*'))
+        };
+        match self.source.files.iter().find(|pattern| folder(pattern)) {
+            Some(pattern) => Err(Invalid(format!(
+                "[source] files = [{pattern:?}]: a * may stand in the file's name only, not in a \
+                 folder's"
+            ))),
+            None => Ok(()),
+        }
     }
 
     /// Rule 5 against rule 3: what all lists together can hold.
@@ -697,6 +713,15 @@ mod tests {
 
     #[test]
     fn what_cannot_work_is_refused_with_words() {
+        let files = |pattern: &str| {
+            Config::parse(&format!("source.files = [{pattern:?}]\ntables.root = \"t\"\n"))
+        };
+        let why = files("lo*g/*.jsonl").unwrap_err().0;
+        assert!(why.contains("lo*g/*.jsonl") && why.contains("file's name only"), "{why}");
+        // The config's own folder is none of its patterns.
+        let mut config = files("log/*.jsonl").unwrap();
+        config.resolve(std::path::Path::new("/a[1]*"));
+        assert_eq!(config.source.files, ["/a[1]*/log/*.jsonl"]);
         assert!(refused(&format!("{LEAST}[epoch]\nrowz = 1\n")).contains("rowz"));
         assert!(refused("[tables]\nroot = \"x\"\n[source]\n").contains("either brokers"));
         let given = format!("{LEAST}[channels.semantic]\nencoder = \"given\"\n");

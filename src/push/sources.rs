@@ -8,6 +8,7 @@ mod fields;
 mod folder;
 mod list;
 mod parquet;
+mod sniff;
 mod stdin;
 mod tar;
 
@@ -180,14 +181,24 @@ pub fn inputs(named: &[PathBuf], stdin: StdinKind) -> anyhow::Result<Vec<Input>>
         let text = path.to_str().filter(|text| text.contains(['*', '?', '[']));
         match text {
             Some(pattern) if !path.exists() => {
-                let bad = || format!("{pattern}: not a pattern (*, ?, [a-z], ** for any folders)");
-                let matches = glob::glob(pattern).with_context(bad)?;
+                let (base, pattern_of) = literal_part(path);
+                let bad = || {
+                    format!(
+                        "{pattern}: there is no such file, and it is no pattern either (*, ?, \
+                         [a-z], ** for any folders; [[] is a bracket)"
+                    )
+                };
+                let matches = glob::glob(&pattern_of).with_context(bad)?;
                 let matches: Result<Vec<PathBuf>, _> = matches.collect();
-                let matches = matches.with_context(|| pattern.to_owned())?;
+                let mut matches = matches.with_context(|| pattern.to_owned())?;
+                // As in a folder: what is hidden must be named.
+                if !folder::is_hidden(path.strip_prefix(&base).unwrap_or(path)) {
+                    matches
+                        .retain(|one| !folder::is_hidden(one.strip_prefix(&base).unwrap_or(one)));
+                }
                 if matches.is_empty() {
                     bail!("{pattern}: nothing matches");
                 }
-                let base = plain_part(path);
                 for one in matches {
                     inputs.push(Input { kind: kind_of(&one)?, path: one, base: base.clone() });
                 }
@@ -205,10 +216,22 @@ pub fn inputs(named: &[PathBuf], stdin: StdinKind) -> anyhow::Result<Vec<Input>>
     Ok(inputs)
 }
 
-/// The folders of a pattern before its first part that stands for several names.
-fn plain_part(pattern: &Path) -> PathBuf {
-    let plain = |part: &&std::ffi::OsStr| !part.to_string_lossy().contains(['*', '?', '[']);
-    pattern.iter().take_while(plain).collect()
+/// The folders of a pattern before its first part that stands for several names, and the pattern
+/// with these taken as they are: a folder may have `[` or `*` in its own name.
+fn literal_part(pattern: &Path) -> (PathBuf, String) {
+    let mut base = PathBuf::new();
+    let mut parts = pattern.iter().peekable();
+    while let Some(part) = parts.peek() {
+        let stands_for_several = part.to_string_lossy().contains(['*', '?', '[']);
+        if stands_for_several && !base.join(part).exists() {
+            break;
+        }
+        base.push(part);
+        parts.next();
+    }
+    let rest: PathBuf = parts.collect();
+    let escaped = PathBuf::from(glob::Pattern::escape(&base.to_string_lossy()));
+    (base, escaped.join(rest).to_string_lossy().into_owned())
 }
 
 fn kind_of(path: &Path) -> anyhow::Result<Kind> {
@@ -285,9 +308,9 @@ impl Input {
         };
         match self.kind {
             Kind::Folder => {
-                let (files, _) = folder::walk(&self.path);
+                let walked = folder::walk(&self.path);
                 // A link that leads nowhere has no size, and is said when it is read.
-                files.iter().for_each(|file| drop(add(file)));
+                walked.files.iter().for_each(|file| drop(add(file)));
             }
             _ => add(&self.path)?,
         }
@@ -357,8 +380,15 @@ mod tests {
             ("/data/x[12]/b.jpg", "/data"),
             ("/data/plain/b.jpg", "/data/plain/b.jpg"),
         ] {
-            assert_eq!(plain_part(Path::new(pattern)), Path::new(base), "{pattern}");
+            let (found, whole) = literal_part(Path::new(pattern));
+            assert_eq!((found.as_path(), whole.as_str()), (Path::new(base), pattern));
         }
+        let dir = tempfile::tempdir().unwrap();
+        let folder = dir.path().join("a[1]*");
+        std::fs::create_dir(&folder).unwrap();
+        let (found, whole) = literal_part(&folder.join("[12].jpg"));
+        assert_eq!(found, folder);
+        assert!(whole.ends_with("/a[[]1[]][*]/[12].jpg"), "{whole}");
     }
 
     #[test]

@@ -12,7 +12,7 @@ use parquet::arrow::ArrowWriter;
 use schemas::limits;
 use serde_json::json;
 
-use super::{envelope, folder, headers, names, pushed, text};
+use super::{args, envelope, folder, headers, names, push, push_to, pushed, text};
 
 /// Writes a tar of members, in this order.
 pub fn write_tar(path: &Path, members: &[(&str, &[u8])]) {
@@ -97,6 +97,79 @@ fn lists_say_what_a_folder_cannot() {
     assert!(report.failed.list[0].1.contains("it has id, caption"), "{:?}", report.failed);
     std::fs::write(&csv, "path,caption\na.jpg,y,z\n").unwrap();
     assert_eq!(names(&pushed(&[text(&csv)]).0.failed), ["list.csv row 1"]);
+}
+
+#[test]
+fn what_an_image_field_holds_and_cannot_be_read_is_named_with_its_line_and_field() {
+    let dir = tempfile::tempdir().unwrap();
+    let list = dir.path().join("list.jsonl");
+    let jpeg = base64::engine::general_purpose::STANDARD.encode(scenes::scene(0, 3).jpeg_or_png);
+    let lines = [
+        json!({ "image": &jpeg[1..] }),
+        json!({ "image": format!("{}!", &jpeg[..200]) }),
+        json!({ "image": "aGVsbG8=" }),
+        json!({ "jpg": "gone.jpg" }),
+        json!({ "image": jpeg }),
+    ];
+    let lines = lines.map(|line| line.to_string()).join("\n");
+    std::fs::write(&list, lines).unwrap();
+    let (report, said, _) = pushed(&[text(&list)]);
+    assert_eq!(report.sent, 1, "{said}");
+    let places = [1, 2, 3, 4].map(|line| format!("list.jsonl line {line}"));
+    assert_eq!(names(&report.failed), places);
+    for ((_, why), (field, words)) in report.failed.list.iter().zip([
+        ("image", "base64"),
+        ("image", "as base64: Invalid symbol 33, offset 200"),
+        ("image", "\"aGVsbG8=\" is neither an image in base64, nor an address, nor a file"),
+        ("jpg", "\"gone.jpg\" is neither"),
+    ]) {
+        assert!(why.starts_with(&format!("field {field:?}: ")) && why.contains(words), "{why}");
+        assert!(!why.contains("No such file") && why.len() < 250, "{why}");
+    }
+}
+
+#[test]
+fn hidden_files_and_folders_are_skipped_unless_they_are_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let write = |name: &str| {
+        let path = dir.path().join(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, name).unwrap();
+    };
+    for name in ["a.jpg", "b/c.jpg", "._a.jpg", ".git/d.jpg", "b/.thumbnails/e.jpg", "b/.f.jpg"] {
+        write(name);
+    }
+    let (report, said, records) = pushed(&[text(dir.path())]);
+    assert_eq!(records.keys().collect::<Vec<_>>(), ["a.jpg", "b/c.jpg"], "{said}");
+    assert_eq!((report.sent, report.failed.count, report.left_alone), (2, 0, 0));
+    let words = "4 hidden files and folders in it are skipped (._a.jpg, .git, b/.f.jpg, …)";
+    assert!(said.contains(words), "{said}");
+    let named = [".git", "._a.jpg", "b/*.jpg", "b/.f*"].map(|name| dir.path().join(name));
+    let (_, said, records) = pushed(&named.each_ref().map(|path| text(path)));
+    let keys: Vec<&str> = records.keys().map(String::as_str).collect();
+    assert_eq!(keys, ["._a.jpg", ".f.jpg", "c.jpg", "d.jpg"], "{said}");
+}
+
+#[test]
+fn a_name_that_is_there_is_no_pattern() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().join("a[1]*");
+    std::fs::create_dir(&folder).unwrap();
+    for name in ["x.jpg", "y?.jpg", "z[2].jpg"] {
+        std::fs::write(folder.join(name), name).unwrap();
+    }
+    let keys = |words: &[&str]| -> Vec<String> { pushed(words).2.into_keys().collect() };
+    assert_eq!(keys(&[text(&folder)]), ["x.jpg", "y?.jpg", "z[2].jpg"]);
+    assert_eq!(keys(&[text(&folder.join("z[2].jpg"))]), ["z[2].jpg"]);
+    assert_eq!(keys(&[text(&folder.join("[xy]*.jpg"))]), ["x.jpg", "y?.jpg"]);
+    // As a target, too.
+    let log = dir.path().join("log[0]*");
+    let (report, said) = push_to(&log, &[text(&folder)]);
+    assert_eq!(report.sent, 3, "{said}");
+    assert_eq!(std::fs::read_dir(&log).unwrap().count(), push::NEW_LOG_FILES);
+    let args = args(&[text(&dir.path().join("b[")), "--to", text(&log)]);
+    let why = format!("{:#}", push::push(&args, None, &mut Vec::new()).unwrap_err());
+    assert!(why.contains("there is no such file, and it is no pattern either"), "{why}");
 }
 
 #[test]

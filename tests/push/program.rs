@@ -58,6 +58,23 @@ fn standard_input_json_and_exit_codes() {
     let keys: Vec<String> = read(&in_log(&dir.path().join("log"))).into_keys().collect();
     assert_eq!(keys, ["k1", "k2", "one"]);
 
+    // What is no list is told once, with what to do.
+    let none = dir.path().join("none");
+    for (bytes, words) in [
+        (&bytes[..], "this is a tar: --stdin tar"),
+        (b"\x1f\x8b\x08\0\0\n\n\n", "this is compressed with gzip: unpack it on the way"),
+        (b"PK\x03\x04\n\n", "this is a zip file"),
+        (b"PAR1\n\n", "this is a Parquet file"),
+    ] {
+        let output = everpair(&["push", "-", "--to", text(&none)], bytes);
+        let said = said(&output);
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        assert!(said.starts_with(&format!("not sent: standard input: {words}")), "{said}");
+        assert_eq!(said.matches("not sent: ").count(), 1, "{said}");
+    }
+    let output = push(dir.path(), &["-", "--stdin", "tar"], list.as_bytes());
+    assert!(said(&output).contains("a list wants no --stdin tar"), "{}", said(&output));
+
     let output = everpair(&["push", text(&image)], b"");
     assert_eq!(output.status.code(), Some(2));
     assert!(said(&output).contains("push needs a target: --to DIR"), "{}", said(&output));
@@ -73,7 +90,7 @@ fn take_downs_from_a_list() {
     std::fs::write(&config, "[source]\nfiles = [\"log/*.jsonl\"]\n[tables]\nroot = \"t\"\n")
         .unwrap();
     let words = ["takedown", "--config", text(&config), "--from", "-"];
-    let output = everpair(&words, "one\n\nz wei\r\n".as_bytes());
+    let output = everpair(&words, "\u{feff}one\r\n\r\n \t\nz wei \r\n five\t\r".as_bytes());
     assert_eq!(output.status.code(), Some(0), "{}", said(&output));
     let file = dir.path().join("ids");
     std::fs::write(&file, "three").unwrap();
@@ -81,7 +98,7 @@ fn take_downs_from_a_list() {
     let output = everpair(&words, b"");
     assert!(said(&output).contains("2 tombstones written"), "{}", said(&output));
     let records = read(&in_log(&dir.path().join("log")));
-    assert_eq!(records.keys().collect::<Vec<_>>(), ["four", "one", "three", "z wei"]);
+    assert_eq!(records.keys().collect::<Vec<_>>(), ["five", "four", "one", "three", "z wei"]);
     assert!(records.values().all(|record| record.value.is_none()));
     std::fs::write(&file, b"\xff\n").unwrap();
     let words = ["takedown", "--config", text(&config), "--from", text(&file)];

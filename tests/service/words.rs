@@ -62,6 +62,39 @@ fn before_the_first_run_there_is_nothing_to_verify() {
     assert!(said.out.contains("3 partitions") && said.out.contains("add up to 3"), "{}", said.out);
 }
 
+/// Only what a person wrote as a pattern is one: not the names of folders around it.
+#[test]
+fn a_folder_may_have_any_name() {
+    let place = Place::new();
+    let folder = place.path("a[1]* {b}?");
+    let photos = folder.join("photos [x]*");
+    std::fs::create_dir_all(&photos).expect("a folder");
+    for scene in scenes::scenes(30, 76) {
+        let file = photos.join(scene.id.replace('/', "-")).with_extension("jpg");
+        std::fs::write(file, scene.jpeg_or_png).expect("a picture");
+    }
+    let config = folder.join("everpair.toml");
+    let text =
+        format!("[source]\nfiles = [\"log/*.jsonl\"]\n[tables]\nroot = \"tables\"\n{LINGER}");
+    std::fs::write(&config, text).expect("a config");
+    let everpair = |words: &[&str]| {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_everpair"));
+        command.current_dir(place.path(".")).args(words).arg("--config").arg(&config);
+        let output = command.output().expect("the program starts");
+        let text =
+            [output.stdout, output.stderr].map(|bytes| String::from_utf8(bytes).expect("UTF-8"));
+        assert_eq!(output.status.code(), Some(0), "{words:?}: {}", text.concat());
+        text.concat()
+    };
+    assert!(everpair(&["push", "a[1]* {b}?/photos [x]*"]).contains("30 images sent"));
+    everpair(&["validate"]);
+    assert!(everpair(&["run", "--until-caught-up"]).contains("caught up"));
+    assert!(everpair(&["verify"]).contains(" 30 images"));
+    everpair(&["export", "--format", "hf", "--to", "a[1]* {b}?/out"]);
+    assert!(everpair(&["takedown", "nobody"]).contains("1 tombstone written"));
+    assert!(folder.join("out/README.md").is_file() && folder.join("tables/_everpair").is_dir());
+}
+
 /// A run says what it turned away and why, each epoch and at its end.
 #[test]
 fn rejects_are_named_with_their_reasons() {

@@ -10,10 +10,25 @@ use schemas::limits;
 
 use super::{Body, Extent, Found, IMAGES, Item, Opened, has_extension};
 
-/// Everything below a folder, in the order of names. Links to files are followed, links to folders
-/// are not: they may lead in circles.
+/// Names of hidden files and folders that are shown.
+const HIDDEN_SHOWN: usize = 3;
+
+/// What is below a folder.
+#[derive(Default)]
+pub struct Walked {
+    /// All files but hidden ones, sorted.
+    pub files: Vec<PathBuf>,
+    /// What cannot be listed, and why.
+    broken: Vec<(String, String)>,
+    /// Files and folders whose names begin with a dot: what editors, version control and macOS
+    /// (`._NAME.jpg`) keep there is no image that anyone meant.
+    hidden: Vec<PathBuf>,
+}
+
+/// Everything below a folder, in the order of names, but for what is hidden. Links to files are
+/// followed, links to folders are not: they may lead in circles.
 pub fn open(folder: &Path, base: &Path) -> Result<Opened, String> {
-    let (files, broken) = walk(folder);
+    let Walked { files, broken, hidden } = walk(folder);
     let others = files.iter().filter(|f| has_extension(f, &["tar", "parquet"])).count();
     let extent = Extent::Things((files.len() + broken.len()) as u64);
     let base = base.to_owned();
@@ -27,7 +42,23 @@ pub fn open(folder: &Path, base: &Path) -> Result<Opened, String> {
              them name them, as in '{name}/*.tar'"
         ));
     }
+    if let [first, ..] = hidden.as_slice() {
+        let shown: Vec<String> =
+            hidden.iter().take(HIDDEN_SHOWN).map(|path| below(path, folder)).collect();
+        let more = if hidden.len() > HIDDEN_SHOWN { ", …" } else { "" };
+        opened.notes.push(format!(
+            "{}: {} hidden files and folders in it are skipped ({}{more}); to send one name it: {}",
+            folder.display(),
+            hidden.len(),
+            shown.join(", "),
+            first.display()
+        ));
+    }
     Ok(opened)
+}
+
+fn below(path: &Path, folder: &Path) -> String {
+    path.strip_prefix(folder).unwrap_or(path).display().to_string()
 }
 
 /// One image.
@@ -35,15 +66,21 @@ pub fn one(path: &Path, base: &Path) -> Opened {
     Opened::new(std::iter::once(sort(base, path.to_owned())), Extent::Things(1))
 }
 
-/// All files below a folder, sorted, and what cannot be listed.
-pub fn walk(folder: &Path) -> (Vec<PathBuf>, Vec<(String, String)>) {
-    let (mut files, mut broken) = (Vec::new(), Vec::new());
-    visit(folder, &mut files, &mut broken);
-    (files, broken)
+/// Whether a part of this path is hidden.
+pub fn is_hidden(path: &Path) -> bool {
+    path.iter().any(|part| part.as_encoded_bytes().starts_with(b".") && part != "." && part != "..")
 }
 
-fn visit(folder: &Path, files: &mut Vec<PathBuf>, broken: &mut Vec<(String, String)>) {
-    let mut say = |e: std::io::Error| broken.push((folder.display().to_string(), e.to_string()));
+/// Everything below a folder.
+pub fn walk(folder: &Path) -> Walked {
+    let mut walked = Walked::default();
+    visit(folder, &mut walked);
+    walked
+}
+
+fn visit(folder: &Path, walked: &mut Walked) {
+    let mut say =
+        |e: std::io::Error| walked.broken.push((folder.display().to_string(), e.to_string()));
     let mut entries = Vec::new();
     match std::fs::read_dir(folder) {
         Err(e) => return say(e),
@@ -58,10 +95,12 @@ fn visit(folder: &Path, files: &mut Vec<PathBuf>, broken: &mut Vec<(String, Stri
     }
     entries.sort_by_key(std::fs::DirEntry::file_name);
     for entry in entries {
-        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-            visit(&entry.path(), files, broken);
+        if is_hidden(Path::new(&entry.file_name())) {
+            walked.hidden.push(entry.path());
+        } else if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            visit(&entry.path(), walked);
         } else {
-            files.push(entry.path());
+            walked.files.push(entry.path());
         }
     }
 }

@@ -14,9 +14,11 @@ use base64::Engine as _;
 use schemas::limits;
 use serde_json::{Map, Value};
 
-use super::{Body, Columns, Counted, Extent, Found, Item, Opened, Wanted, fields};
+use super::{Body, Columns, Counted, Extent, Found, Item, Opened, Wanted, fields, sniff};
 
 const PATH: [&str; 4] = ["path", "file_name", "file", "filepath"];
+/// Of what is not understood so many characters are shown.
+const SHOWN: usize = 40;
 /// Longer than this no path is.
 const PATH_BYTES_MAX: usize = 4096;
 
@@ -31,7 +33,11 @@ pub fn open(path: &Path, format: Format, wanted: &Wanted) -> Result<Opened, Stri
     let size = file.metadata().map_err(|e| e.to_string())?.len();
     let bytes = Arc::default();
     let extent = Extent::Bytes(Arc::clone(&bytes), size);
-    let reader = BufReader::new(Counted { inner: file, bytes });
+    let (is, reader) = sniff::head(Counted { inner: file, bytes })?;
+    if let Some(why) = sniff::no_list(is) {
+        return Err(why);
+    }
+    let reader = BufReader::new(reader);
     let folder = path.parent().unwrap_or(Path::new("")).to_owned();
     let list = List { name: path.display().to_string(), folder, columns: wanted.columns.clone() };
     Ok(match format {
@@ -110,6 +116,8 @@ impl List {
     fn item(&self, mut row: Map<String, Value>, place: String) -> Result<Item, String> {
         let path = fields::text(&mut row, None, &PATH)?;
         let chosen = self.columns.image_column.as_deref();
+        let field = fields::name_of(row.keys().map(String::as_str), chosen, &fields::IMAGE);
+        let field = field.unwrap_or_default();
         let image = fields::text(&mut row, chosen, &fields::IMAGE)?;
         let said = fields::take(row, &self.columns)?;
         let mut item = Item {
@@ -123,7 +131,9 @@ impl List {
             ..Item::default()
         };
         let path = match (path, image) {
-            (None, Some(image)) => match read_image(&image)? {
+            (None, Some(image)) => match read_image(&image, &self.folder)
+                .map_err(|why| format!("field {field:?}: {why}"))?
+            {
                 Image::Bytes(bytes) => {
                     item.body = Body::Bytes(bytes);
                     None
@@ -161,8 +171,8 @@ enum Image {
     Path(String),
 }
 
-/// Lists call all three `image`.
-fn read_image(text: &str) -> Result<Image, String> {
+/// Lists call all three `image`. A path is one where a file is: bad base64 looks like any name.
+fn read_image(text: &str, folder: &Path) -> Result<Image, String> {
     let data = text.strip_prefix("data:").and_then(|data| data.split_once(";base64,"));
     if data.is_none() && text.get(..64.min(text.len())).is_some_and(|t| t.contains("://")) {
         return Ok(Image::Uri(text.to_owned()));
@@ -172,9 +182,23 @@ fn read_image(text: &str) -> Result<Image, String> {
         Ok(bytes) if data.is_some() || kernels::decode::Format::of(&bytes).is_some() => {
             Ok(Image::Bytes(bytes))
         }
-        Err(e) if data.is_some() || text.len() > PATH_BYTES_MAX => Err(format!("image: {e}")),
+        Err(e) if data.is_some() || text.len() > PATH_BYTES_MAX => {
+            Err(format!("its base64 cannot be read: {e}"))
+        }
         Ok(bytes) if text.len() > PATH_BYTES_MAX => Ok(Image::Bytes(bytes)),
-        _ => Ok(Image::Path(text.to_owned())),
+        _ if folder.join(text).exists() => Ok(Image::Path(text.to_owned())),
+        decoded => {
+            let why = match decoded {
+                Ok(_) => "as base64 its bytes are no JPEG, PNG, WebP or GIF".to_owned(),
+                Err(e) => format!("as base64: {e}"),
+            };
+            let shown: String = text.chars().take(SHOWN).collect();
+            let more = if text.chars().nth(SHOWN).is_some() { "…" } else { "" };
+            Err(format!(
+                "{shown:?}{more} is neither an image in base64, nor an address, nor a file \
+                         that is there ({why})"
+            ))
+        }
     }
 }
 

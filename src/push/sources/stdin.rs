@@ -4,7 +4,7 @@ use std::{io::BufReader, path::PathBuf};
 
 use clap::ValueEnum;
 
-use super::{Extent, Opened, Wanted, list::List, tar};
+use super::{Extent, Opened, Wanted, list::List, sniff, tar};
 
 /// What stands in standard input.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -18,7 +18,15 @@ pub enum StdinKind {
 
 pub fn open(kind: StdinKind, wanted: &Wanted) -> Result<Opened, String> {
     let name = "standard input".to_owned();
-    let reader = BufReader::new(std::io::stdin());
+    let (is, reader) = sniff::head(std::io::stdin())?;
+    let cannot = match kind {
+        StdinKind::List => sniff::no_list(is),
+        StdinKind::Tar => sniff::no_tar(is),
+    };
+    if let Some(why) = cannot {
+        return Err(why);
+    }
+    let reader = BufReader::new(reader);
     Ok(match kind {
         StdinKind::List => {
             let list = List { name, folder: PathBuf::new(), columns: wanted.columns.clone() };

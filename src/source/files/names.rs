@@ -40,12 +40,8 @@ pub fn split(pattern: &str) -> (&Path, &str) {
 }
 
 fn expand(pattern: &str) -> Result<Vec<PathBuf>, SourceError> {
+    // A folder is what its name says, `*` and all: the config has no pattern there.
     let (folder, name) = split(pattern);
-    if folder.to_string_lossy().contains('*') {
-        return Err(SourceError::Unusable(format!(
-            "{pattern}: a * may stand in the file's name only, not in a folder's"
-        )));
-    }
     if !name.contains('*') {
         let path = folder.join(name);
         return Ok(if path.is_file() { vec![path] } else { vec![] });
