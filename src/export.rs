@@ -41,6 +41,7 @@ use self::{
     folder::Folder,
     gone::Gone,
     images::{Example, Pictures},
+    lines::Lines,
     progress::Progress,
     shards::Names,
 };
@@ -322,8 +323,8 @@ impl Export<'_> {
             Format::Parquet => bail!("parquet is made of tables"),
             Format::Hf => Box::new(hf::Writer::new(names("parquet"))),
             Format::WebDataset => Box::new(webdataset::Writer::new(names("tar"))),
-            Format::MegaPairs => Box::new(megapairs::Writer::new(names("jsonl"))),
-            Format::Mmeb => Box::new(mmeb::Writer::new(names("jsonl"))),
+            Format::MegaPairs => Box::new(Lines::new(names("jsonl"), megapairs::lines)),
+            Format::Mmeb => Box::new(Lines::new(names("jsonl"), mmeb::lines)),
         };
         let total = only.map_or_else(|| table.rows(), |changes| Ok(changes.added() as u64))?;
         self.progress.begin("rows", total);

@@ -9,6 +9,7 @@
 pub mod commit;
 pub mod ingest;
 pub mod restore;
+pub mod rows;
 pub mod worker;
 
 use std::sync::{

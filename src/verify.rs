@@ -28,7 +28,7 @@ use crate::{
     dataset::{At, Dataset},
     delta::{self, Store},
     outln,
-    service::{commit::pair_row, open_store},
+    service::{open_store, rows::pair_row},
     settings,
 };
 

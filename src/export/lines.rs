@@ -10,24 +10,27 @@ use serde_json::Value;
 
 use super::{
     folder::{self, DataFile},
+    images::Example,
     shards::Names,
 };
 
 /// As many files as the bytes ask for.
 pub struct Lines {
     names: Names,
+    /// What a row becomes: a line, or several.
+    form: fn(&Example) -> Vec<Value>,
     open: Option<(BufWriter<File>, usize, u64)>,
     files: Vec<DataFile>,
 }
 
 impl Lines {
     /// Nothing is created before the first line.
-    pub fn new(names: Names) -> Lines {
-        Lines { names, open: None, files: Vec::new() }
+    pub fn new(names: Names, form: fn(&Example) -> Vec<Value>) -> Lines {
+        Lines { names, form, open: None, files: Vec::new() }
     }
 
     /// One line.
-    pub fn write(&mut self, line: &Value) -> anyhow::Result<()> {
+    fn line(&mut self, line: &Value) -> anyhow::Result<()> {
         let text = format!("{line}\n");
         if let Some((_, bytes, _)) = &self.open
             && bytes + text.len() > self.names.bytes_max
@@ -53,9 +56,16 @@ impl Lines {
         self.files.push(self.names.finished(self.files.len(), rows)?);
         Ok(())
     }
+}
 
-    /// The files; an empty one where there is no line.
-    pub fn finish(mut self) -> anyhow::Result<Vec<DataFile>> {
+impl super::Writer for Lines {
+    fn write(&mut self, rows: Vec<Example>) -> anyhow::Result<()> {
+        let form = self.form;
+        rows.iter().flat_map(form).try_for_each(|line| self.line(&line))
+    }
+
+    /// An empty file where there is no line.
+    fn finish(mut self: Box<Self>) -> anyhow::Result<Vec<DataFile>> {
         if self.open.is_none() && self.files.is_empty() {
             folder::create(&self.names.folder.join(self.names.path(0)))?;
             self.files.push(self.names.finished(0, 0)?);

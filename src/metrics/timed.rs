@@ -40,38 +40,28 @@ impl<E: ?Sized> Timed<E> {
     }
 }
 
-impl ImageEncoder for Timed<dyn ImageEncoder> {
-    fn name(&self) -> &str {
-        self.inner.name()
-    }
-    fn digest(&self) -> String {
-        self.inner.digest()
-    }
-    fn dim(&self) -> usize {
-        self.inner.dim()
-    }
-    fn default_bands(&self) -> &[(f64, f64)] {
-        self.inner.default_bands()
-    }
-    fn encode(&self, batch: &[&Pixels]) -> Vec<Option<Box<[i16]>>> {
-        self.time(batch.len(), |inner| inner.encode(batch))
-    }
+/// The two kinds of encoders differ in what they read, and in nothing else.
+macro_rules! tell_time {
+    ($encoder:ident, $input:ty) => {
+        impl $encoder for Timed<dyn $encoder> {
+            fn name(&self) -> &str {
+                self.inner.name()
+            }
+            fn digest(&self) -> String {
+                self.inner.digest()
+            }
+            fn dim(&self) -> usize {
+                self.inner.dim()
+            }
+            fn default_bands(&self) -> &[(f64, f64)] {
+                self.inner.default_bands()
+            }
+            fn encode(&self, batch: &[&$input]) -> Vec<Option<Box<[i16]>>> {
+                self.time(batch.len(), |inner| inner.encode(batch))
+            }
+        }
+    };
 }
 
-impl TextEncoder for Timed<dyn TextEncoder> {
-    fn name(&self) -> &str {
-        self.inner.name()
-    }
-    fn digest(&self) -> String {
-        self.inner.digest()
-    }
-    fn dim(&self) -> usize {
-        self.inner.dim()
-    }
-    fn default_bands(&self) -> &[(f64, f64)] {
-        self.inner.default_bands()
-    }
-    fn encode(&self, batch: &[&str]) -> Vec<Option<Box<[i16]>>> {
-        self.time(batch.len(), |inner| inner.encode(batch))
-    }
-}
+tell_time!(ImageEncoder, Pixels);
+tell_time!(TextEncoder, str);

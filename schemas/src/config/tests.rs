@@ -1,0 +1,105 @@
+//! What a config says, and what it refuses.
+
+use super::*;
+
+const LEAST: &str = "[source]\nfiles = [\"log/*.jsonl\"]\n[tables]\nroot = \"tables\"\n";
+
+fn refused(text: &str) -> String {
+    Config::parse(text).expect_err("must be refused").0
+}
+
+#[test]
+fn the_least_config_has_the_documented_defaults() {
+    let config = Config::parse(LEAST).unwrap();
+    assert_eq!(config.channels.semantic.encoder, "builtin:layout");
+    assert_eq!(config.channels.caption.encoder, "builtin:words");
+    assert_eq!(config.epoch.rows, 10_000);
+    assert_eq!(config.epoch.bytes, 256 << 20);
+    assert_eq!(config.pairs.targets_per_query, 3);
+    assert_eq!(config.triplets.keep, Keep::Annotated);
+}
+
+#[test]
+fn units_and_bands() {
+    let text = format!(
+        "{LEAST}[epoch]\nbytes = \"1.5 MiB\"\nlinger = \"250 ms\"\n[channels.pattern]\nband = [0.5, 0.9]\n"
+    );
+    let config = Config::parse(&text).unwrap();
+    assert_eq!(config.epoch.bytes, 3 << 19);
+    assert_eq!(config.epoch.linger, Some(Duration::from_millis(250)));
+    assert_eq!(config.channels.pattern.encoder, "builtin:edges");
+    assert_eq!(config.channels.pattern.band, Some(vec![(0.5, 0.9)]));
+    let many = format!("{LEAST}[channels.pattern]\nband = [[0.5, 0.6], [0.6, 0.9]]\n");
+    assert_eq!(Config::parse(&many).unwrap().channels.pattern.band.unwrap().len(), 2);
+}
+
+#[test]
+fn what_cannot_work_is_refused_with_words() {
+    let files = |pattern: &str| {
+        Config::parse(&format!("source.files = [{pattern:?}]\ntables.root = \"t\"\n"))
+    };
+    let why = files("lo*g/*.jsonl").unwrap_err().0;
+    assert!(why.contains("lo*g/*.jsonl") && why.contains("file's name only"), "{why}");
+    // The config's own folder is none of its patterns.
+    let mut config = files("log/*.jsonl").unwrap();
+    config.resolve(std::path::Path::new("/a[1]*"));
+    assert_eq!(config.source.files, ["/a[1]*/log/*.jsonl"]);
+    assert!(refused(&format!("{LEAST}[epoch]\nrowz = 1\n")).contains("rowz"));
+    assert!(refused("[tables]\nroot = \"x\"\n[source]\n").contains("either brokers"));
+    let given = format!("{LEAST}[channels.semantic]\nencoder = \"given\"\n");
+    assert!(refused(&given).contains("needs dim"));
+    let given = format!("{given}dim = 4\n");
+    assert!(refused(&given).contains("needs a band"));
+    let band = format!("{LEAST}[channels.semantic]\nband = [0.9, 0.5]\n");
+    assert!(refused(&band).contains("low < high"));
+    let overlap = format!("{LEAST}[channels.semantic]\nband = [[0.1, 0.5], [0.4, 0.6]]\n");
+    assert!(refused(&overlap).contains("overlap"));
+    let key = LEAST.replace("[tables]", "key = \"x\"\n[tables]");
+    assert!(refused(&key).contains("header:NAME"));
+    assert!(refused(&format!("{LEAST}[epoch]\nlinger = \"soon\"\n")).contains("10 min"));
+    for (fetch, words) in [
+        ("schemes = [\"https\"]", "hosts is empty"),
+        ("hosts = [\"a.org\"]", "https or http"),
+        ("schemes = [\"ftp\"]", "ftp"),
+        ("schemes = [\"http\"]\nhosts = [\"http://a.org\"]", "without scheme"),
+        ("schemes = [\"http\"]\nhosts = [\"a.*.org\"]", "*.example.org"),
+        ("schemes = [\"file\"]\nfolders = [\"a/../b\"]", ".."),
+        ("attempts = 0", "1 to 10"),
+        ("timeout = \"2 h\"", "at most"),
+    ] {
+        let said = refused(&format!("{LEAST}[fetch]\n{fetch}\n"));
+        assert!(said.contains(words), "{said}");
+    }
+}
+
+#[test]
+fn what_no_image_and_no_pair_could_meet_is_refused() {
+    for (rest, words) in [
+        ("[screen]\naspect_max = 0.9\n", "aspect_max = 0.9: must be 1 to"),
+        ("[screen]\naspect_max = nan\n", "aspect_max = NaN"),
+        ("[screen]\nblur_min = inf\n", "blur_min = inf"),
+        ("[screen]\nentropy_min = 9.0\n", "entropy_min = 9: must be 0 to 8"),
+        ("[screen]\nbright_end_min = 2.0\n", "bright_end_min"),
+        ("[screen]\ndark_end_max = -1.0\n", "dark_end_max"),
+        ("[screen]\npixels_max = 0\n", "pixels_max = 0: an image with side_min = 64"),
+        ("[screen]\npixels_max = 0\nside_min = 0\n", "has at least 1"),
+        ("[screen]\nside_min = 40_000\n", "side_min = 40000"),
+        ("[filter]\noverlap_max = 1.5\n", "overlap_max"),
+        ("[filter]\nwords_min = 0\nwords_max = 0\n", "words_max"),
+        ("[pairs]\ntargets_per_query = 31\n", "together hold 30"),
+        ("[channels.caption]\nband = [0.50000000001, 0.50000000002]\n", "no score lies between"),
+    ] {
+        let why = refused(&format!("{LEAST}{rest}"));
+        assert!(why.contains(words), "{rest}: {why}");
+    }
+    let bands = "[channels.caption]\nband = [[0.1, 0.2], [0.2, 0.3]]\n";
+    Config::parse(&format!("{LEAST}{bands}[pairs]\ntargets_per_query = 40\n")).unwrap();
+    let topics = |topics: &str| {
+        let source = format!("brokers = \"b:1\"\ntopics = [{topics}]");
+        LEAST.replace("files = [\"log/*.jsonl\"]", &source)
+    };
+    assert!(refused(&topics("\"a\", \"b\", \"a\"")).contains("\"a\" twice"));
+    assert!(refused(&topics("\"a\", \"\"")).contains("empty topic"));
+    assert_eq!(parse_duration("10s"), Some(Duration::from_secs(10)));
+    assert_eq!(parse_duration("ten"), None);
+}
