@@ -8,8 +8,12 @@
 //! 4. [`encoders`]: pictures and captions to vectors, built in and without weights.
 //! 5. [`vector`]: vectors of 16-bit integers, their score, the band; where exactness comes from.
 //! 6. [`similarity`]: the same score for many vectors and many rows at once, above a threshold.
+//! 7. [`codes`]: vectors in 8 bits with a certificate, which say what cannot reach a threshold.
+//! 8. [`cuda`]: the same on an NVIDIA device, if there is one. The one part that does I/O.
 #![deny(missing_docs)]
 
+pub mod codes;
+pub mod cuda;
 pub mod decode;
 pub mod encoders;
 pub mod measure;
