@@ -4,7 +4,7 @@
 //! with this module in it builds and runs where none of them exists. Kernels (`*.cu`) travel inside
 //! the binary as text and become machine code for the device at hand on first use: [`compile`].
 //! What they compute is integers, equal to the CPU's to the bit. Where there is no device, the
-//! kernels' own text runs on the CPU in the tests (`emulator.c`).
+//! kernels' own text runs on the CPU in the tests (`tests/emulator`).
 //!
 //! Unlike the rest of this crate it does I/O: it talks to a device, and keeps compiled kernels in
 //! the folder that the caller names.

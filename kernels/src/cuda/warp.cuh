@@ -1,6 +1,6 @@
 // What every kernel here begins with: names of types, and what the lanes of a warp do together.
 //
-// The kernels are C that CUDA's compiler and a C compiler both take. `emulator.c` runs them on a
+// The kernels are C that CUDA's compiler and a C compiler both take. `tests/emulator` runs them on a
 // CPU, unchanged: it brings its own forms of what stands between #ifdef and #else.
 
 typedef signed char int8;

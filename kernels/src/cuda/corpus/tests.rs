@@ -1,4 +1,4 @@
-//! The kernels' own text, run on the CPU by `emulator.c` and compared with the naive scan.
+//! The kernels' own text, run on the CPU by `tests/emulator` and compared with the naive scan.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -22,11 +22,16 @@ fn emulator() -> &'static Path {
     let (_, program) = BUILT.get_or_init(|| {
         let folder = tempfile::tempdir().unwrap();
         let program = folder.path().join("emulator");
+        let tree = Path::new(env!("CARGO_MANIFEST_DIR"));
         let compile = |sanitizers: &[&str]| {
             Command::new(std::env::var("CC").as_deref().unwrap_or("cc"))
                 .args(["-std=gnu11", "-O2", "-g", "-Wall", "-Werror", "-Wno-unknown-pragmas"])
                 .args(sanitizers)
-                .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("src/cuda/emulator.c"))
+                .arg("-I")
+                .arg(tree.join("src/cuda"))
+                .arg("-I")
+                .arg(tree.join("tests/emulator"))
+                .arg(tree.join("tests/emulator/emulator.c"))
                 .arg("-o")
                 .arg(&program)
                 .output()
@@ -240,7 +245,7 @@ fn quantize_all(x: &[f32]) -> Option<Box<[i16]>> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 8, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 4, ..ProptestConfig::default() })]
 
     #[test]
     fn any_shape_is_decided_as_on_the_cpu(

@@ -1,4 +1,4 @@
-// Runs the kernels of this folder on a CPU, from their own text, so that a machine without a GPU
+// Runs the kernels of src/cuda on a CPU, from their own text, so that a machine without a GPU
 // still tests their index arithmetic, their barriers and their bounds.
 //
 //   emulator KERNEL BLOCKS SEED < arguments > results
@@ -12,6 +12,7 @@
 // An argument is its length in bytes (64 bits, little-endian) and its bytes, buffers and numbers
 // alike; the results are those of the kernel's output buffers, in the same form.
 
+#include <setjmp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -26,9 +27,12 @@
 
 dim3 threadIdx, blockIdx, gridDim;
 
-typedef enum { READY, AT_WARP, AT_BLOCK, DONE } state;
+typedef enum { NEW, READY, AT_WARP, AT_BLOCK, DONE } state;
 
-static ucontext_t scheduler, contexts[THREADS];
+// A context starts a thread; from then on it is left and entered by jumps, which cost no system
+// call.
+static ucontext_t contexts[THREADS];
+static jmp_buf scheduler, places[THREADS];
 static char *stacks[THREADS];
 static state states[THREADS];
 // What lanes exchange, for two exchanges in turn: a lane can be in the next while another still
@@ -53,7 +57,7 @@ static uint32_t below(uint32_t n) {
 static void wait_for(state others) {
     uint32_t me = threadIdx.x;
     states[me] = others;
-    swapcontext(&contexts[me], &scheduler);
+    if (!_setjmp(places[me])) _longjmp(scheduler, 1);
 }
 
 void __syncthreads(void) { wait_for(AT_BLOCK); }
@@ -88,7 +92,7 @@ void multiply_add_tile(int sum[4], const uint32_t a[4], const uint32_t b[2]) {
 static void thread(void) {
     kernel();
     states[threadIdx.x] = DONE;
-    setcontext(&scheduler);
+    _longjmp(scheduler, 1);
 }
 
 // Lets threads go on whose warp, or whose block, has arrived in full.
@@ -106,6 +110,16 @@ static int release(void) {
     return freed | all;
 }
 
+// Runs thread `next` until it waits or ends.
+static void enter(uint32_t next) {
+    int begins = states[next] == NEW;
+    threadIdx.x = next;
+    states[next] = READY;
+    if (_setjmp(scheduler)) return;
+    if (begins) setcontext(&contexts[next]);
+    _longjmp(places[next], 1);
+}
+
 static void run_block(void) {
     for (uint32_t i = 0; i < THREADS; i++) {
         getcontext(&contexts[i]);
@@ -114,13 +128,13 @@ static void run_block(void) {
         contexts[i].uc_stack.ss_size = STACK_BYTES;
         contexts[i].uc_link = NULL;
         makecontext(&contexts[i], thread, 0);
-        states[i] = READY;
+        states[i] = NEW;
         exchanges[i] = 0;
     }
     for (;;) {
         uint32_t ready[THREADS], n = 0, done = 0;
         for (uint32_t i = 0; i < THREADS; i++) {
-            if (states[i] == READY) ready[n++] = i;
+            if (states[i] == NEW || states[i] == READY) ready[n++] = i;
             done += states[i] == DONE;
         }
         if (done == THREADS) return;
@@ -129,8 +143,7 @@ static void run_block(void) {
         while (n > 0) {
             uint32_t pick = below(n), next = ready[pick];
             ready[pick] = ready[--n];
-            threadIdx.x = next;
-            swapcontext(&scheduler, &contexts[next]);
+            enter(next);
         }
     }
 }
@@ -149,6 +162,7 @@ static void run(void (*body)(void), uint32_t blocks) {
     free(order);
 }
 
+#ifndef EMULATOR_WITHOUT_MAIN
 typedef struct {
     uint64_t length;
     void *bytes;
@@ -202,3 +216,4 @@ int main(int argc, char **argv) {
     }
     return 0;
 }
+#endif
