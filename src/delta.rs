@@ -35,7 +35,9 @@ mod vector;
 
 use std::fmt;
 
-pub use publish::{Change, EpochCommit, Latest, Offsets, Publisher, read_latest, start};
+pub use publish::{
+    Change, EpochCommit, Latest, Offsets, Publisher, latest_written, read_latest, start,
+};
 pub use store::{Created, Operation, Store, open_bucket};
 pub use table::{Commit, Key, Rows, Table, TableSpec};
 

@@ -46,7 +46,7 @@ use self::{
     http::Http,
     object::Objects,
 };
-use crate::source::{self, Offsets, Polled, Source, SourceError, SourceView};
+use crate::source::{self, Offsets, Polled, Source, SourceError, SourceView, witness::Witnesses};
 
 /// How long to wait for bytes before the source is asked again for what else there is.
 const NAP: Duration = Duration::from_millis(5);
@@ -60,9 +60,10 @@ pub fn in_front_of(source: Box<dyn Source>, config: &Config) -> anyhow::Result<B
     Ok(Box::new(Fetching::new(source, config.source.key.clone(), fetcher)?))
 }
 
-/// The config's source from `next` on, with [`Fetching`] in front where anything may be fetched.
-pub fn open(config: &Config, next: &Offsets) -> anyhow::Result<Box<dyn Source>> {
-    in_front_of(source::open(&config.source, next)?, config)
+/// The config's source from `next` on, which must have the `known` records still, with [`Fetching`]
+/// in front where anything may be fetched.
+pub fn open(config: &Config, next: &Offsets, known: Witnesses) -> anyhow::Result<Box<dyn Source>> {
+    in_front_of(source::open_same(&config.source, next, known)?, config)
 }
 
 /// Gets bytes, by the rules of the config.

@@ -33,7 +33,7 @@ use crate::{
     metrics::{Metrics, Phase, timed, turned},
     requests::Requests,
     settings::{self, bands_text},
-    source::{Offsets, Source},
+    source::{Offsets, Source, witness::Witnesses},
     validate,
 };
 
@@ -78,19 +78,21 @@ pub fn run(config: &Config, options: RunOptions, stop: &'static AtomicBool) -> a
     } else {
         validate::root::refuse_foreign(config, &store)?;
     }
+    // Before this start writes it anew.
+    let known = Witnesses::new(&config.source.key, delta::latest_written(&store)?);
     let version = env!("CARGO_PKG_VERSION");
     tracing::info!(version, tables = config.tables.root, "everpair {version} starts");
     let metrics = Arc::new(Metrics::new(store.clone(), settings.counters.clone()));
     let _console = Console::of(&config.service, &metrics)?;
     let publisher = delta::start(&store, &specs()).context("take over the tables")?;
     metrics.enter(Phase::Restoring);
-    let (begin, mut shown) = restore::restore(&publisher, &config.filter, &metrics)?;
+    let (begin, mut shown) = restore::restore(&publisher, &config.filter, &metrics, known)?;
     let next: Offsets = publisher
         .offsets()
         .into_iter()
         .map(|((topic, partition), next)| ((topic.into(), partition), next))
         .collect();
-    let (source, ends) = open_source(config, options, &next)?;
+    let (source, ends) = open_source(config, options, &next, std::mem::take(&mut shown.known))?;
     let rejected = std::mem::take(&mut shown.rejected);
     metrics.opened(&publisher, delta::read_latest(&store)?, rejected, next.clone())?;
     settings.encoders = Arc::new(timed(&settings.encoders, &metrics));
@@ -180,8 +182,9 @@ fn open_source(
     config: &Config,
     options: RunOptions,
     next: &Offsets,
+    known: Witnesses,
 ) -> anyhow::Result<(Box<dyn Source>, Option<Offsets>)> {
-    let mut source = fetch::open(config, next).context("open the source")?;
+    let mut source = fetch::open(config, next, known).context("open the source")?;
     if !options.until_caught_up {
         return Ok((source, None));
     }

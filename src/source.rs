@@ -7,10 +7,13 @@
 
 pub mod files;
 pub mod kafka;
+pub mod witness;
 
 use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 
 use schemas::{config, message::Record};
+
+use self::witness::Witnesses;
 
 /// The next offset to read, per topic and partition. A partition that is not in it is read from
 /// its beginning.
@@ -82,6 +85,15 @@ pub enum SourceError {
         /// One after the last offset.
         end: i64,
     },
+    /// The record at an offset that was read is not the one that was read there.
+    OtherLog {
+        /// Topic, partition and offset.
+        place: String,
+        /// What the tables have read there.
+        expected: String,
+        /// What is there.
+        found: String,
+    },
     /// Anything else: a topic that does not exist, a setting, a file that cannot be read.
     Unusable(String),
 }
@@ -95,6 +107,13 @@ impl fmt::Display for SourceError {
                  messages were deleted unread, or the log was replaced. To go on with what is \
                  there, set [source] on_offset_gone = \"earliest\""
             ),
+            SourceError::OtherLog { place, expected, found } => write!(
+                f,
+                "{place} is {found}, but the tables have read {expected} there: the log was made \
+                 anew, or another stands in its place, and to go on in the middle of it would leave \
+                 out what is before. Give it a [tables] root of its own, and it is read from its \
+                 beginning; or bring the old log back"
+            ),
             SourceError::Unusable(why) => f.write_str(why),
         }
     }
@@ -105,10 +124,21 @@ impl std::error::Error for SourceError {}
 /// Opens the source that the config names, at the offsets that the tables hold. A broker that does
 /// not answer is no error yet: [`Source::poll`] goes on trying.
 pub fn open(config: &config::Source, next: &Offsets) -> Result<Box<dyn Source>, SourceError> {
+    open_same(config, next, Witnesses::default())
+}
+
+/// The same, for a log that must still have the records that `known` tells of. Each partition is
+/// compared before the first record of it is given.
+pub fn open_same(
+    config: &config::Source,
+    next: &Offsets,
+    known: Witnesses,
+) -> Result<Box<dyn Source>, SourceError> {
     if config.files.is_empty() {
-        Ok(Box::new(kafka::Kafka::open(config, next)?))
+        Ok(Box::new(kafka::Kafka::open(config, next)?.same_as(known)))
     } else {
-        Ok(Box::new(files::Files::open(&config.files, config.on_offset_gone, next)?))
+        let (files, gone) = (&config.files, config.on_offset_gone);
+        Ok(Box::new(files::Files::open_same(files, gone, next, known)?))
     }
 }
 

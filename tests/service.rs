@@ -1,6 +1,7 @@
 //! The real program on a file log: killed, stopped, told to forget, misconfigured, tampered with,
 //! doubled and watched.
 
+mod another_log;
 mod fenced;
 mod fetching;
 mod format;

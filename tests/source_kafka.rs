@@ -10,6 +10,7 @@ use std::{
 use everpair::source::{
     self, Offsets, Polled, Source, SourceError,
     kafka::{Kafka, TopicWriter},
+    witness::{Known, Witnesses},
 };
 use rdkafka::{mocking::MockCluster, producer::DefaultProducerContext};
 use schemas::{
@@ -187,6 +188,61 @@ fn offsets_that_are_gone_stop_the_reader_or_are_passed_over_as_configured() {
             answer.unwrap();
         }
     }
+}
+
+/// Another topic of the same name has the same offsets.
+#[test]
+fn a_topic_is_read_on_only_if_it_is_the_one_that_was_read() {
+    let (_cluster, brokers) = cluster("t", 3);
+    let mut writer = writer(&brokers, "t");
+    for i in 0..60 {
+        writer.append(i, &format!("k{i}"), Some(b"x"), &[], 0).unwrap();
+    }
+    writer.flush().unwrap();
+    let mut first = Kafka::open(&settings(&brokers, "t"), &Offsets::new()).unwrap();
+    let (ends, mut read) = (first.end_offsets().unwrap(), Offsets::new());
+    let records = read_to(&mut first, &mut read, &ends);
+    let mut known = Witnesses::default();
+    for record in &records {
+        let (at, key) = (&record.position, record.key.clone().unwrap());
+        let id = String::from_utf8(key).unwrap();
+        known.note(&at.topic, at.partition, at.offset, Known::Image(id));
+    }
+    let next: Offsets = ends.iter().map(|(place, end)| (place.clone(), end - 2)).collect();
+    let open = |next: &Offsets, known: &Witnesses| {
+        Kafka::open(&settings(&brokers, "t"), next).unwrap().same_as(known.clone())
+    };
+    assert_eq!(read_to(&mut open(&next, &known), &mut next.clone(), &ends).len(), 6);
+
+    // Of what is past the next offset, and of other partitions, nothing is asked.
+    let last = |partition| ends[&("t".into(), partition)] - 1;
+    let mut ahead = known.clone();
+    ahead.note("t", 1, last(1), Known::Image("another".into()));
+    ahead.note("t", 7, 0, Known::Image("another".into()));
+    assert_eq!(read_to(&mut open(&next, &ahead), &mut next.clone(), &ends).len(), 6);
+
+    known.note("t", 1, last(1) - 2, Known::Image("another".into()));
+    let refused = |error: SourceError| {
+        let SourceError::OtherLog { place, expected, found } = error else { panic!("{error}") };
+        assert_eq!(place, format!("t partition 1 offset {}", last(1) - 2));
+        assert_eq!(expected, "image \"another\"");
+        assert!(found.starts_with("image \"k"), "{found}");
+    };
+    let mut source = open(&next, &known);
+    let begun = Instant::now();
+    loop {
+        match source.poll(WAIT) {
+            Err(error) => break refused(error),
+            polled => assert_eq!(polled, Ok(Polled::Idle), "nothing is given before"),
+        }
+        assert!(begun.elapsed() < PATIENCE);
+    }
+    refused(open(&next, &known).end_offsets().unwrap_err());
+
+    // A partition that was read, and of which nothing is left.
+    let more = Offsets::from([(("t".into(), 3), 5)]);
+    let error = open(&more, &Witnesses::default()).end_offsets().unwrap_err().to_string();
+    assert!(error.contains("t partition 3 is gone") && error.contains("made anew"), "{error}");
 }
 
 #[test]

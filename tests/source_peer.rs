@@ -9,6 +9,7 @@ use std::{
 use everpair::source::{
     Offsets, Polled, Source, SourceError,
     kafka::{Kafka, TopicWriter},
+    witness::{Known, Witnesses},
 };
 use rdkafka::{
     ClientConfig, Offset, TopicPartitionList,
@@ -126,6 +127,102 @@ fn transactions_are_read_once_committed_and_their_markers_are_passed() {
     assert_eq!(read_to(&mut late, &mut next.clone(), &ends), ["open"]);
     assert_eq!(read_to(&mut source, &mut next, &ends), ["open"]);
     assert_eq!(next[&place("t", 0)], 7);
+}
+
+/// What stands where a marker does, or where retention has been, is not there: it is no other record.
+#[test]
+fn records_that_are_not_there_any_more_tell_nothing() {
+    let broker = Broker::start();
+    broker.create_topic("t", 1);
+    let producer: BaseProducer = ClientConfig::new()
+        .set("bootstrap.servers", broker.address())
+        .set("transactional.id", "t")
+        .create()
+        .unwrap();
+    producer.init_transactions(PATIENCE).unwrap();
+    for key in ["a", "b"] {
+        producer.begin_transaction().unwrap();
+        producer.send(BaseRecord::to("t").key(key).payload("x")).unwrap();
+        producer.commit_transaction(PATIENCE).unwrap();
+    }
+    let mut ends = Offsets::new();
+    let begun = Instant::now();
+    while ends.get(&place("t", 0)) != Some(&4) {
+        assert!(begun.elapsed() < PATIENCE, "two records and two markers: {ends:?}");
+        ends = reader(&broker, "t", &Offsets::new()).end_offsets().unwrap();
+    }
+    write(&broker, "t", &["c"]);
+    let opened = |known: &[(i64, &str)]| {
+        let mut witnesses = Witnesses::default();
+        for (offset, id) in known {
+            witnesses.note("t", 0, *offset, Known::Image((*id).to_owned()));
+        }
+        reader(&broker, "t", &ends).same_as(witnesses).end_offsets().map(|ends| ends.len())
+    };
+    assert_eq!(opened(&[(1, "a marker"), (3, "a marker")]), Ok(1));
+    assert_eq!(opened(&[(2, "b"), (3, "a marker")]), Ok(1));
+    assert_eq!(opened(&[(0, "an older one"), (2, "b")]), Ok(1), "the newest one decides");
+    let other = opened(&[(2, "another"), (3, "a marker")]).unwrap_err().to_string();
+    assert!(other.contains("offset 2 is image \"b\"") && other.contains("\"another\""), "{other}");
+    broker.truncate(&[("t", 0, 3)]);
+    assert_eq!(opened(&[(2, "another")]), Ok(1), "it was deleted");
+}
+
+/// Runs the service on the topic until it has caught up; gives its exit code and what it said.
+fn run(broker: &Broker, folder: &std::path::Path) -> (Option<i32>, String) {
+    let config = folder.join("everpair.toml");
+    let text = format!(
+        "[source]\nbrokers = \"{}\"\ntopics = [\"images\"]\n[tables]\nroot = \"tables\"\n",
+        broker.address()
+    );
+    std::fs::write(&config, text).unwrap();
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_everpair"));
+    let output = command.args(["run", "--until-caught-up", "--config"]).arg(&config).output();
+    let output = output.unwrap();
+    (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+}
+
+#[test]
+fn a_topic_that_was_made_anew_is_not_read_from_the_middle() {
+    let (broker, folder) = (Broker::start(), tempfile::tempdir().unwrap());
+    broker.create_topic("images", 2);
+    let send = |count: usize, prefix: &str| {
+        let mut writer = TopicWriter::open(&broker.address(), "images", &BTreeMap::new()).unwrap();
+        for (tag, scene) in everpair::scenes::scenes(count, 3).enumerate() {
+            let value = Some(&scene.jpeg_or_png[..]);
+            writer.append(tag, &format!("{prefix}{tag}"), value, &[], 0).unwrap();
+        }
+        writer.flush().unwrap();
+    };
+    let ran = |expected: Option<i32>| {
+        let (code, said) = run(&broker, folder.path());
+        assert_eq!(code, expected, "{said}");
+        said
+    };
+    send(20, "first ");
+    ran(Some(0));
+    ran(Some(0));
+    // The beginning leaves, and what was read was read.
+    let next = broker.next_offsets("images");
+    broker.truncate(&[("images", 0, next[&0] - 1), ("images", 1, next[&1])]);
+    send(2, "first ");
+    ran(Some(0));
+    // So does what was not: that is for `on_offset_gone` to decide.
+    send(20, "first ");
+    let next = broker.next_offsets("images");
+    broker.truncate(&[("images", 0, next[&0]), ("images", 1, next[&1])]);
+    assert!(ran(Some(1)).contains("on_offset_gone"));
+
+    broker.admin(TOPICS, &["--delete", "--topic", "images"], "");
+    broker.create_topic("images", 2);
+    send(60, "second ");
+    let said = ran(Some(1));
+    assert!(said.contains("is image \"second ") && said.contains("have read image"), "{said}");
+    assert!(said.contains("[tables] root of its own"), "{said}");
+    // Fewer partitions than were read.
+    broker.admin(TOPICS, &["--delete", "--topic", "images"], "");
+    broker.create_topic("images", 1);
+    assert!(ran(Some(1)).contains("images partition 1 is gone"));
 }
 
 #[test]

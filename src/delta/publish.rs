@@ -64,6 +64,11 @@ pub fn read_latest(store: &Store) -> Result<Option<Latest>> {
     parsed.transpose().map_err(|error| Error::Unreadable(format!("{LATEST}: {error}")))
 }
 
+/// When the newest page was written, in microseconds since 1970, by the store's clock.
+pub fn latest_written(store: &Store) -> Result<Option<i64>> {
+    store.written(LATEST)
+}
+
 /// The one writer of a set of tables, until a newer one starts.
 pub struct Publisher {
     store: Store,

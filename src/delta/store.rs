@@ -118,6 +118,17 @@ impl Store {
         self.calls.time(Operation::Get, || self.runtime.block_on(get))
     }
 
+    /// When an object was written, in microseconds since 1970, or `None` where there is none.
+    pub fn written(&self, name: &str) -> Result<Option<i64>> {
+        let path = self.path(name);
+        let head = || match self.runtime.block_on(self.objects.head(&path)) {
+            Ok(found) => Ok(Some(found.last_modified.timestamp_micros())),
+            Err(object_store::Error::NotFound { .. }) => Ok(None),
+            Err(error) => Err(error.into()),
+        };
+        self.calls.time(Operation::Get, head)
+    }
+
     /// Part of an object that must be there.
     pub(super) fn get_range(&self, name: &str, range: Range<u64>) -> Result<Bytes> {
         let path = self.path(name);

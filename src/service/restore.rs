@@ -19,6 +19,7 @@ use super::worker::Start;
 use crate::{
     delta::{Publisher, Table},
     metrics::Metrics,
+    source::witness::{Known, Witnesses},
 };
 
 /// What the tables show now, and what the annotator may look up.
@@ -35,6 +36,8 @@ pub struct Shown {
     pub rejected: BTreeMap<(String, String), u64>,
     /// Measures and size of every content.
     pub measured: HashMap<ContentId, (Measures, (i32, i32))>,
+    /// What the tables know of the newest messages.
+    pub known: Witnesses,
 }
 
 /// Every live row of a table.
@@ -69,30 +72,46 @@ fn read<R: Row>(publisher: &Publisher, metrics: &Metrics) -> anyhow::Result<Vec<
     Ok(rows)
 }
 
-/// The columns of `rejects` that are counted.
+/// The columns of `rejects` that are counted, and tell which message it was.
 #[derive(Deserialize)]
 struct RejectKind {
     stage: String,
     reason: String,
+    image_id: Option<String>,
+    topic: Option<String>,
+    partition: Option<i32>,
+    offset: Option<i64>,
 }
 
-fn rejected(rejects: &Table) -> anyhow::Result<BTreeMap<(String, String), u64>> {
+/// Counts what was turned away, and notes which messages that were.
+pub fn rejected(
+    rejects: &Table,
+    known: &mut Witnesses,
+) -> anyhow::Result<BTreeMap<(String, String), u64>> {
     let mut counts = BTreeMap::new();
-    for batch in rejects.scan(Some(&["stage", "reason"]))? {
+    let columns = ["stage", "reason", "image_id", "topic", "partition", "offset"];
+    for batch in rejects.scan(Some(&columns))? {
         let rows: Vec<RejectKind> =
             serde_arrow::from_record_batch(&batch?).with_context(|| read_error(rejects.name()))?;
         for row in rows {
+            if let (Some(topic), Some(partition), Some(offset)) =
+                (row.topic, row.partition, row.offset)
+            {
+                let message = row.image_id.map_or(Known::NoId, Known::Image);
+                known.note(&topic, partition, offset, message);
+            }
             *counts.entry((row.stage, row.reason)).or_default() += 1;
         }
     }
     Ok(counts)
 }
 
-/// Reads everything that a start needs.
+/// Reads everything that a start needs; `known` takes in what messages there were.
 pub fn restore(
     publisher: &Publisher,
     rules: &Filter,
     metrics: &Metrics,
+    mut known: Witnesses,
 ) -> anyhow::Result<(Start, Shown)> {
     let mut start = Start { epoch: publisher.epoch().unwrap_or(0), ..Start::default() };
     let mut shown = Shown::default();
@@ -110,6 +129,8 @@ pub fn restore(
         }
     }
     for mut row in read::<ImageRow>(publisher, metrics)? {
+        let message = Known::Image(row.image_id.clone());
+        known.note(&row.topic, row.partition, row.offset, message);
         row.epoch = 0;
         start.restored.push(Restored::Image(row));
     }
@@ -123,7 +144,8 @@ pub fn restore(
     for row in start.answers.iter().filter(|row| row.epoch > real) {
         shown.rejects.extend(filter::accept(Answer::from(row), rules).1);
     }
-    shown.rejected = rejected(table(publisher, RejectRow::TABLE)?)?;
+    shown.rejected = rejected(table(publisher, RejectRow::TABLE)?, &mut known)?;
+    shown.known = known;
     for mut row in read::<PairRow>(publisher, metrics)? {
         row.epoch = 0;
         shown.pairs.insert((row.query_id.clone(), row.target_id.clone()), row);

@@ -18,11 +18,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use schemas::{config::OnOffsetGone, limits, message};
+use schemas::{config::OnOffsetGone, limits};
 
-use self::tail::{Line, Tail};
+use self::tail::Tail;
 pub use self::{names::matches, writer::FileLog};
-use super::{Offsets, Polled, Source, SourceError, SourceView, warn};
+use super::{Offsets, Polled, Source, SourceError, SourceView, warn, witness::Witnesses};
 
 /// The topic of every file log.
 pub const TOPIC: &str = "files";
@@ -38,6 +38,8 @@ pub struct Files {
     topic: Arc<str>,
     /// Where partitions begin that have no file yet.
     next: BTreeMap<i32, i64>,
+    /// What the lines before these must be.
+    known: Witnesses,
     tails: BTreeMap<i32, Tail>,
     /// The partitions that are read; all if it is not said.
     only: Option<BTreeSet<i32>>,
@@ -53,6 +55,16 @@ impl Files {
         on_offset_gone: OnOffsetGone,
         next: &Offsets,
     ) -> Result<Files, SourceError> {
+        Files::open_same(patterns, on_offset_gone, next, Witnesses::default())
+    }
+
+    /// The same for a log that must still have the records that `known` tells of.
+    pub fn open_same(
+        patterns: &[String],
+        on_offset_gone: OnOffsetGone,
+        next: &Offsets,
+        known: Witnesses,
+    ) -> Result<Files, SourceError> {
         let topic: Arc<str> = TOPIC.into();
         let next = next.iter().filter(|((t, _), _)| *t == topic);
         let next: BTreeMap<i32, i64> = next.map(|((_, p), n)| (*p, *n)).collect();
@@ -61,6 +73,7 @@ impl Files {
             on_offset_gone,
             topic,
             next,
+            known,
             tails: BTreeMap::new(),
             only: None,
             turn: -1,
@@ -106,6 +119,7 @@ impl Files {
             if !self.tails.contains_key(&partition) {
                 let next = self.next.get(&partition).copied().unwrap_or(0);
                 let mut tail = Tail::open(path.clone()).map_err(|e| unreadable(&path, e))?;
+                self.is_the_same(partition, next, &mut tail)?;
                 let end = tail.skip_to(next).map_err(|e| unreadable(&path, e))?;
                 if end < next {
                     self.gone(path.display().to_string(), next, end)?;
@@ -115,6 +129,23 @@ impl Files {
             }
         }
         Ok(())
+    }
+
+    /// Looks on the way to the next line whether a line before it is the one that was read there.
+    fn is_the_same(&self, partition: i32, next: i64, tail: &mut Tail) -> Result<(), SourceError> {
+        let Some(offset) = self.known.newest(&(self.topic.clone(), partition), 0..next) else {
+            return Ok(());
+        };
+        let end = tail.skip_to(offset).map_err(|e| unreadable(&tail.path, e))?;
+        let line = match end < offset {
+            true => None,
+            false => tail.read().map_err(|e| unreadable(&tail.path, e))?,
+        };
+        // A log that is shorter is told by its end.
+        match line.and_then(|line| line.record(&self.topic, partition, offset)) {
+            Some(record) => self.known.compare(&record),
+            None => Ok(()),
+        }
     }
 
     /// The next line is past the end of the file: stop, or begin again, as the config says.
@@ -141,14 +172,9 @@ impl Files {
             let Some(line) = line else { continue };
             self.turn = partition;
             let topic = self.topic.clone();
-            return Ok(Some(match line {
-                Line::Blank => Polled::Progress { topic, partition, next_offset: offset + 1 },
-                Line::Text(text) => {
-                    Polled::Record(message::read_line(&text, &topic, partition, offset))
-                }
-                Line::Unreadable(why) => {
-                    Polled::Record(message::broken_line(&why, &topic, partition, offset))
-                }
+            return Ok(Some(match line.record(&topic, partition, offset) {
+                None => Polled::Progress { topic, partition, next_offset: offset + 1 },
+                Some(record) => Polled::Record(record),
             }));
         }
         Ok(None)

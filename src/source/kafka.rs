@@ -6,6 +6,7 @@
 //! tell; so a partition that has come to its end is asked for it.
 
 pub(crate) mod client;
+mod same;
 mod writer;
 
 use std::{
@@ -28,7 +29,7 @@ use schemas::{
 
 use self::client::Watch;
 pub use self::writer::{Fate, TopicWriter};
-use super::{Offsets, Polled, Source, SourceError, SourceView, warn};
+use super::{Offsets, Polled, Source, SourceError, SourceView, warn, witness::Witnesses};
 
 /// How long one question to a broker may take.
 const ANSWER: Duration = Duration::from_secs(2);
@@ -56,6 +57,8 @@ pub struct Kafka {
     begin: Offsets,
     /// Read the partitions of `begin` and no others.
     only_begin: bool,
+    /// What stands before the offsets of `begin`.
+    known: Witnesses,
     /// What is assigned, with the next offset; none if it is the beginning and nothing came yet.
     next: BTreeMap<Place, Option<i64>>,
     /// Partitions that have come to their end since they were last asked for it.
@@ -69,6 +72,8 @@ pub struct Kafka {
     look_every: Duration,
     /// Since when a topic has been unknown.
     unknown_since: Option<Instant>,
+    /// Since when a partition that was read has not been there.
+    lost_since: Option<Instant>,
 }
 
 impl Kafka {
@@ -87,6 +92,7 @@ impl Kafka {
             on_offset_gone: config.on_offset_gone,
             begin: next.clone(),
             only_begin: false,
+            known: Witnesses::default(),
             next: BTreeMap::new(),
             at_end: BTreeSet::new(),
             asked: Instant::now(),
@@ -94,6 +100,7 @@ impl Kafka {
             look: Instant::now(),
             look_every: Duration::from_millis(every),
             unknown_since: None,
+            lost_since: None,
         })
     }
 
@@ -103,11 +110,20 @@ impl Kafka {
         self
     }
 
+    /// The same reader for topics that must still have the records that `known` tells of.
+    pub fn same_as(mut self, known: Witnesses) -> Kafka {
+        self.known = known;
+        self
+    }
+
     /// Assigns partitions that were not there before. False if a broker did not answer.
     fn look_for_partitions(&mut self) -> Result<bool, SourceError> {
         self.look = Instant::now() + RETRY;
         let Some(places) = self.partitions()? else { return Ok(false) };
-        let mut found = Vec::new();
+        if !self.all_there(&places)? {
+            return Ok(false);
+        }
+        let (mut found, mut read) = (Vec::new(), same::Read::new());
         for place in places {
             let left_out = self.only_begin && !self.begin.contains_key(&place);
             if left_out || self.next.contains_key(&place) {
@@ -117,10 +133,16 @@ impl Kafka {
                 None => None,
                 Some(next) => match self.still_there(&place, *next)? {
                     None => return Ok(false),
-                    Some(next) => next,
+                    Some((low, next)) => {
+                        read.extend(next.map(|next| (place.clone(), (low, next))));
+                        next
+                    }
                 },
             };
             found.push((place, next));
+        }
+        if !self.is_the_same(&read)? {
+            return Ok(false);
         }
         if !found.is_empty() {
             self.next.extend(found);
@@ -128,6 +150,28 @@ impl Kafka {
         }
         self.look = Instant::now() + self.look_every;
         Ok(true)
+    }
+
+    /// Whether every partition that was read is there; false while brokers may still have to learn
+    /// of it. A topic never loses one.
+    fn all_there(&mut self, places: &[Place]) -> Result<bool, SourceError> {
+        let read = self.begin.iter().filter(|(place, next)| {
+            !self.only_begin && **next > 0 && self.topics.contains(&place.0)
+        });
+        let Some((topic, partition)) =
+            read.map(|(place, _)| place).find(|place| !places.contains(place)).cloned()
+        else {
+            self.lost_since = None;
+            return Ok(true);
+        };
+        if self.lost_since.get_or_insert_with(Instant::now).elapsed() < GRACE {
+            return Ok(false);
+        }
+        Err(SourceError::OtherLog {
+            place: format!("{topic} partition {partition}"),
+            expected: "messages".into(),
+            found: "gone".into(),
+        })
     }
 
     /// Every partition of every topic, or none if a broker did not answer.
@@ -170,12 +214,16 @@ impl Kafka {
         Ok(Some(places))
     }
 
-    /// The offset to go on at if `next` was the next one, `Some(None)` for the earliest; `None` if
-    /// a broker did not answer.
-    fn still_there(&self, place: &Place, next: i64) -> Result<Option<Option<i64>>, SourceError> {
+    /// The earliest offset, and the one to go on at if `next` was the next one, `None` for that
+    /// earliest; nothing if a broker did not answer.
+    fn still_there(
+        &self,
+        place: &Place,
+        next: i64,
+    ) -> Result<Option<(i64, Option<i64>)>, SourceError> {
         let Some((earliest, end)) = self.range(place) else { return Ok(None) };
         if (earliest..=end).contains(&next) {
-            return Ok(Some(Some(next)));
+            return Ok(Some((earliest, Some(next))));
         }
         let name = format!("topic {} partition {}", place.0, place.1);
         let error = SourceError::OffsetGone { place: name, next, earliest, end };
@@ -183,7 +231,7 @@ impl Kafka {
             OnOffsetGone::Fail => Err(error),
             OnOffsetGone::Earliest => {
                 warn(format_args!("{error}. That is set: going on at {earliest}"));
-                Ok(Some(None))
+                Ok(Some((earliest, None)))
             }
         }
     }
@@ -259,7 +307,7 @@ impl Kafka {
         let known: Vec<_> = self.next.iter().map(|(p, n)| (p.clone(), *n)).collect();
         for (place, next) in known {
             if let Some(next) = next
-                && let Some(next) = self.still_there(&place, next)?
+                && let Some((_, next)) = self.still_there(&place, next)?
             {
                 self.next.insert(place, next);
             }

@@ -1,7 +1,5 @@
 //! Whether the tables' offsets are offsets of this source.
 
-use std::collections::BTreeMap;
-
 use anyhow::Context;
 use schemas::{
     config::{Config, OnOffsetGone},
@@ -9,11 +7,13 @@ use schemas::{
 };
 use serde::Deserialize;
 
-use super::{
-    Check,
-    source::{Place, Ranges},
+use super::{Check, source::Ranges};
+use crate::{
+    dataset::Dataset,
+    delta,
+    service::restore,
+    source::witness::{Known, Witnesses},
 };
-use crate::dataset::Dataset;
 
 const PART: &str = "offsets";
 
@@ -92,19 +92,17 @@ struct Stands {
     offset: i64,
 }
 
-/// The newest live image of each partition, with its offset.
-pub(super) fn known(dataset: &Dataset) -> anyhow::Result<BTreeMap<Place, (i64, String)>> {
-    let mut newest: BTreeMap<Place, (i64, String)> = BTreeMap::new();
+/// What the tables know of the newest messages of each partition.
+pub(super) fn known(config: &Config, dataset: &Dataset) -> anyhow::Result<Witnesses> {
+    let mut known = Witnesses::new(&config.source.key, delta::latest_written(dataset.store())?);
     let columns = ["image_id", "topic", "partition", "offset"];
     for batch in dataset.table(Table::Images)?.scan(Some(&columns))? {
         let rows: Vec<Stands> =
             serde_arrow::from_record_batch(&batch?).context("read the table images")?;
         for row in rows {
-            let held = newest.entry((row.topic.into(), row.partition)).or_default();
-            if held.1.is_empty() || row.offset > held.0 {
-                *held = (row.offset, row.image_id);
-            }
+            known.note(&row.topic, row.partition, row.offset, Known::Image(row.image_id));
         }
     }
-    Ok(newest)
+    restore::rejected(&dataset.table(Table::Rejects)?, &mut known)?;
+    Ok(known)
 }

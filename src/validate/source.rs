@@ -15,7 +15,11 @@ use schemas::{
 use super::{Check, kafka, offsets, seconds};
 use crate::{
     dataset::Dataset,
-    source::{self, Offsets, Polled, Source, files::Files},
+    source::{
+        self, Offsets, Polled, Source,
+        files::Files,
+        witness::{self, Witnesses},
+    },
 };
 
 const PART: &str = "source";
@@ -41,14 +45,14 @@ pub(super) fn check(
     };
     let Some(ranges) = ranges else { return checks };
     let known = match dataset {
-        None => BTreeMap::new(),
+        None => Witnesses::default(),
         Some(dataset) => {
             checks.extend(offsets::check(config, dataset, &ranges));
-            match offsets::known(dataset) {
+            match offsets::known(config, dataset) {
                 Ok(known) => known,
                 Err(error) => {
                     checks.push(Check::failed("offsets", format!("{error:#}")));
-                    BTreeMap::new()
+                    Witnesses::default()
                 }
             }
         }
@@ -83,19 +87,17 @@ fn file_ranges(config: &Config, checks: &mut Vec<Check>) -> Option<Ranges> {
     }
 }
 
-/// Partitions of one topic that are compared with what the tables know of them.
-const COMPARED: usize = 8;
-
 /// Reads a record of each topic: where the tables know one, that one, and it must be the same.
 fn read(
     config: &Config,
     ranges: &Ranges,
-    known: &BTreeMap<Place, (i64, String)>,
+    known: &Witnesses,
     deadline: Instant,
     timeout: Duration,
 ) -> Vec<Check> {
     let mut checks = Vec::new();
-    let mut wanted: BTreeMap<Place, (i64, Option<&str>)> = BTreeMap::new();
+    // Offsets, and whether the tables know the record.
+    let mut wanted: BTreeMap<Place, (i64, bool)> = BTreeMap::new();
     let mut topics: Vec<&str> = ranges.keys().map(|(topic, _)| &**topic).collect();
     topics.dedup();
     for topic in topics {
@@ -104,13 +106,12 @@ fn read(
             ranges.iter().filter(of_topic).filter(|(_, (low, end))| low < end)
         };
         let of_tables = partitions().filter_map(|(place, (low, end))| {
-            let (offset, id) = known.get(place)?;
-            (low..end).contains(&offset).then(|| (place.clone(), (*offset, Some(id.as_str()))))
+            Some((place.clone(), (known.newest(place, *low..*end)?, true)))
         });
-        let mut of_topic: Vec<_> = of_tables.take(COMPARED).collect();
+        let mut of_topic: Vec<_> = of_tables.take(witness::COMPARED).collect();
         if of_topic.is_empty() {
             let first = partitions().next();
-            of_topic.extend(first.map(|(place, (low, _))| (place.clone(), (*low, None))));
+            of_topic.extend(first.map(|(place, (low, _))| (place.clone(), (*low, false))));
         }
         if of_topic.is_empty() {
             checks.push(Check::note(PART, format!("{topic} is empty: a run waits for messages")));
@@ -139,14 +140,14 @@ fn read(
             Ok(Polled::Record(record)) => {
                 let at = record.position.clone();
                 let place = (at.topic.clone(), at.partition);
-                let Some((offset, id)) = wanted.remove(&place) else { continue };
-                match id {
-                    None => checks.push(first_record(config, record)),
+                let Some((offset, is_known)) = wanted.remove(&place) else { continue };
+                match is_known {
+                    false => checks.push(first_record(config, record)),
                     // Compaction may have taken the one that was asked for.
-                    Some(_) if at.offset != offset => {}
-                    Some(id) => match is_the_image(config, record, id) {
-                        None => same += 1,
-                        Some(why) => checks.push(Check::failed("offsets", why)),
+                    true if at.offset != offset => {}
+                    true => match known.compare(&record) {
+                        Ok(()) => same += 1,
+                        Err(why) => checks.push(Check::failed("offsets", why.to_string())),
                     },
                 }
             }
@@ -197,19 +198,4 @@ fn first_record(config: &Config, record: Record) -> Check {
             ),
         ),
     }
-}
-
-/// Why a record is not the one that an image was made from.
-fn is_the_image(config: &Config, record: Record, image_id: &str) -> Option<String> {
-    let place = place_of(&record);
-    let found = match message::parse(record, &config.source.key) {
-        Ok(message) if message.image_id == image_id => return None,
-        Ok(message) => format!("image {:?}", message.image_id),
-        Err(error) => format!("a message that would be a reject ({})", error.reason.as_str()),
-    };
-    Some(format!(
-        "{place} is {found}, but the tables have read image {image_id:?} there: another topic or \
-         log stands in its place, and a run would go on in the middle of it. Give it a [tables] \
-         root of its own"
-    ))
 }

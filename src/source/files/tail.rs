@@ -5,9 +5,13 @@ use std::{
     io::{self, BufRead, BufReader},
     os::unix::fs::{FileExt, MetadataExt},
     path::PathBuf,
+    sync::Arc,
 };
 
-use schemas::limits;
+use schemas::{
+    limits,
+    message::{self, Record},
+};
 
 /// A complete line.
 pub enum Line {
@@ -17,6 +21,17 @@ pub enum Line {
     Text(String),
     /// Why it cannot be read: it is too long, or not UTF-8.
     Unreadable(String),
+}
+
+impl Line {
+    /// The record of a line that is not blank.
+    pub fn record(&self, topic: &Arc<str>, partition: i32, offset: i64) -> Option<Record> {
+        match self {
+            Line::Blank => None,
+            Line::Text(text) => Some(message::read_line(text, topic, partition, offset)),
+            Line::Unreadable(why) => Some(message::broken_line(why, topic, partition, offset)),
+        }
+    }
 }
 
 /// A file and the position in it. Memory is bounded by the longest line that is allowed.
