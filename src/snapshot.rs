@@ -4,7 +4,7 @@
 //! A snapshot is the epoch's page under `_everpair/snapshots/NAME.json`, with the time and a note.
 //! Retention of epoch pages does not touch these, and whoever removes files of tables asks
 //! [`pinned`] which versions must stay readable. A take-down goes before a pin: [`losses`] tells
-//! which images of a snapshot may no longer be used.
+//! which images of a snapshot may no longer be used, and no export has them.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashSet},

@@ -21,10 +21,19 @@ pub enum Kind {
     Binary,
 }
 
-/// Reads the beginning, and gives the whole again.
+/// Reads the beginning, up to the end of its first line: a list that grows while it is read is not
+/// waited for. Gives the whole again.
 pub fn head<R: Read>(mut reader: R) -> Result<(Kind, impl Read), String> {
     let mut head = Vec::with_capacity(HEAD);
-    reader.by_ref().take(HEAD as u64).read_to_end(&mut head).map_err(|e| e.to_string())?;
+    let mut part = [0; HEAD];
+    while head.len() < HEAD && !head.contains(&b'\n') {
+        match reader.read(&mut part[..HEAD - head.len()]) {
+            Ok(0) => break,
+            Ok(count) => head.extend_from_slice(&part[..count]),
+            Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e.to_string()),
+        }
+    }
     let kind = kind_of(&head);
     Ok((kind, Cursor::new(head).chain(reader)))
 }
@@ -96,6 +105,29 @@ fn of_no_stream(kind: Kind) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Gives a line, and must not be asked for more yet.
+    struct Grows(&'static [u8]);
+
+    impl Read for Grows {
+        fn read(&mut self, into: &mut [u8]) -> std::io::Result<usize> {
+            assert!(!self.0.is_empty(), "asked for what is not there yet");
+            let count = self.0.len().min(10).min(into.len());
+            into[..count].copy_from_slice(&self.0[..count]);
+            self.0 = &self.0[count..];
+            Ok(count)
+        }
+    }
+
+    #[test]
+    fn a_first_line_is_enough() {
+        let line = b"{\"path\": \"a.jpg\"}\n";
+        let (kind, mut whole) = head(Grows(line)).unwrap();
+        assert_eq!(kind, Kind::Text);
+        let mut again = vec![0; line.len()];
+        whole.read_exact(&mut again).unwrap();
+        assert_eq!(again, line);
+    }
 
     #[test]
     fn streams_are_known_by_their_first_bytes() {
