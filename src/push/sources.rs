@@ -229,9 +229,9 @@ fn literal_part(pattern: &Path) -> (PathBuf, String) {
         base.push(part);
         parts.next();
     }
-    let rest: PathBuf = parts.collect();
-    let escaped = PathBuf::from(glob::Pattern::escape(&base.to_string_lossy()));
-    (base, escaped.join(rest).to_string_lossy().into_owned())
+    let mut whole = PathBuf::from(glob::Pattern::escape(&base.to_string_lossy()));
+    whole.extend(parts);
+    (base, whole.to_string_lossy().into_owned())
 }
 
 fn kind_of(path: &Path) -> anyhow::Result<Kind> {
