@@ -10,6 +10,7 @@ mod explain;
 mod export;
 mod faulty;
 mod fetch;
+mod fuzz_corpus;
 mod graph;
 mod logs;
 mod metrics;

@@ -5,6 +5,8 @@
 //! decoder could only have guessed (a file cut short, a broken stream) is an error: an image whose
 //! lower half is grey is not training data.
 
+mod announced;
+
 use std::cell::Cell;
 use std::fmt;
 use std::io::Cursor;
@@ -19,6 +21,8 @@ use zune_jpeg::JpegDecoder;
 use zune_jpeg::zune_core::bytestream::ZCursor;
 use zune_jpeg::zune_core::colorspace::ColorSpace;
 use zune_jpeg::zune_core::options::DecoderOptions;
+
+use self::announced::check_size;
 
 /// What an image may cost. Decoding holds at most about 15 bytes per pixel at once (a PNG of 16 bits
 /// per channel with alpha); three for a usual JPEG, and six to twelve for a progressive one.
@@ -235,8 +239,14 @@ fn decode_as(format: Format, bytes: &[u8], limits: &Limits) -> Result<Pixels, De
             let decoder = PngDecoder::with_limits(cursor, allocation_limits(limits));
             decode_with(decoder.map_err(corrupt)?, limits)
         }
-        Format::Webp => decode_with(WebPDecoder::new(cursor).map_err(corrupt)?, limits),
-        Format::Gif => decode_with(GifDecoder::new(cursor).map_err(corrupt)?, limits),
+        Format::Webp => {
+            announced::check_webp(bytes, limits)?;
+            decode_with(WebPDecoder::new(cursor).map_err(corrupt)?, limits)
+        }
+        Format::Gif => {
+            announced::check_gif(bytes, limits)?;
+            decode_with(GifDecoder::new(cursor).map_err(corrupt)?, limits)
+        }
     }
 }
 
@@ -257,20 +267,6 @@ fn contained<T>(decode: impl FnOnce() -> Result<T, DecodeError>) -> Result<T, De
     let outcome = catch_unwind(AssertUnwindSafe(decode));
     CONTAINED.set(false);
     outcome.unwrap_or_else(|_| Err(DecodeError::Corrupt("the decoder panicked".into())))
-}
-
-fn check_size(width: u64, height: u64, limits: &Limits) -> Result<(), DecodeError> {
-    if width == 0 || height == 0 {
-        return Err(DecodeError::ZeroSize);
-    }
-    let (w, h) = (width.min(u32::MAX.into()) as u32, height.min(u32::MAX.into()) as u32);
-    if width.max(height) > limits.side_max.into() {
-        return Err(DecodeError::SideTooLong { width: w, height: h, max: limits.side_max });
-    }
-    if width * height > limits.pixels_max {
-        return Err(DecodeError::TooManyPixels { width: w, height: h, max: limits.pixels_max });
-    }
-    Ok(())
 }
 
 fn decode_jpeg(bytes: &[u8], limits: &Limits) -> Result<Pixels, DecodeError> {

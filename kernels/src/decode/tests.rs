@@ -220,6 +220,59 @@ fn a_bomb_is_refused_by_its_header() {
     }
 }
 
+/// A WebP with a canvas of 20 x 10 and these chunks.
+fn webp(chunks: &[(&[u8; 4], &[u8])]) -> Vec<u8> {
+    let mut body = b"WEBPVP8X\x0a\0\0\0\x08\0\0\0\x13\0\0\x09\0\0".to_vec();
+    for (name, data) in chunks {
+        body.extend([&name[..], &(data.len() as u32).to_le_bytes(), data].concat());
+        body.resize(body.len().next_multiple_of(2), 0);
+    }
+    [b"RIFF", &(body.len() as u32).to_le_bytes(), &body[..]].concat()
+}
+
+#[test]
+fn what_a_webp_announces_is_not_believed() {
+    let huge = [&[0, 0, 0, 0x9d, 1, 0x2a, 0xff, 0x3f, 0xff, 0x3f][..], &[0; 40]].concat();
+    let frame = [&[0; 16][..], b"VP8 \x32\0\0\0", &huge].concat();
+    for bytes in [webp(&[(b"VP8 ", &huge)]), webp(&[(b"ANIM", &[0; 6]), (b"ANMF", &frame)])] {
+        let limits = Limits { pixels_max: 1 << 20, ..Limits::default() };
+        let error = decode(&bytes, &limits).unwrap_err();
+        let wide = DecodeError::TooManyPixels { width: 16_383, height: 16_383, max: 1 << 20 };
+        assert_eq!(error, wide);
+    }
+    let whole = file(picture(20, 10), ImageFormat::WebP);
+    let pixels = (b"VP8L", &whole[20..]);
+    assert_eq!(decoded(&webp(&[pixels, (b"EXIF", b"none")])).width, 20);
+    // A gigabyte of EXIF in a few hundred bytes; of what nobody knows, and behind the end, anything
+    // goes.
+    let mut long = webp(&[pixels, (b"EXIF", b"none")]);
+    let at = long.len() - 5;
+    long[at] = 0x40;
+    let error = decode(&long, &Limits::default()).unwrap_err();
+    assert_eq!(error, DecodeError::Corrupt("the file is cut short".into()));
+    let frame = [&[0; 16][..], b"EXIF\0\0\0\x40", &[0; 40]].concat();
+    let error = decode(&webp(&[(b"ANIM", &[0; 6]), (b"ANMF", &frame)]), &Limits::default());
+    assert_eq!(error.unwrap_err(), DecodeError::Corrupt("the file is cut short".into()));
+    let mut other = webp(&[pixels, (b"EXIF", b"none"), (b"oddl", b"")]);
+    let at = other.len() - 1;
+    other[at] = 0x40;
+    assert_eq!(decoded(&[&other[..], &[0x55; 99]].concat()).width, 20);
+}
+
+#[test]
+fn a_frame_of_a_gif_is_held_against_the_limits_too() {
+    let mut gif = file(RgbaImage::new(20, 10), ImageFormat::Gif);
+    let at = gif.windows(9).position(|w| w == [0x2c, 0, 0, 0, 0, 20, 0, 10, 0]).unwrap();
+    let comment = [&[0x21, 0xfe, 3][..], b"\x2c\x2c\x2c", &[1, 0x2c, 0]].concat();
+    gif.splice(at..at, comment.iter().copied());
+    assert_eq!(decoded(&gif).width, 20);
+    let at = at + comment.len();
+    gif[at + 5..at + 9].copy_from_slice(&[0x30, 0x75, 0x30, 0x75]);
+    let error = decode(&gif, &Limits::default()).unwrap_err();
+    let max = Limits::default().pixels_max;
+    assert_eq!(error, DecodeError::TooManyPixels { width: 30_000, height: 30_000, max });
+}
+
 #[test]
 fn a_file_cut_short_anywhere_is_an_error() {
     let image = picture(48, 40);
