@@ -32,6 +32,8 @@ mod bad_input {
 mod bad_input_peer;
 mod console_peer;
 mod deploy_peer;
+#[cfg(feature = "kafka-tls")]
+mod kafka_tls_peer;
 mod pipeline_peer;
 mod push_peer;
 mod s3_peer;

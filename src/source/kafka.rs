@@ -44,6 +44,9 @@ const ASK_ENDS: Duration = Duration::from_millis(300);
 /// The longest time that one look at the client takes; in between, other things are due.
 const SLICE: Duration = Duration::from_millis(100);
 
+/// How long one look for what the client has to say takes.
+const EVENT: Duration = Duration::from_millis(1);
+
 type Place = (Arc<str>, i32);
 
 /// Reads topics.
@@ -181,6 +184,7 @@ impl Kafka {
             let metadata = match self.consumer.fetch_metadata(Some(topic), ANSWER) {
                 Ok(metadata) => metadata,
                 Err(e) => {
+                    self.turned_away()?;
                     self.consumer.context().say(&format!("no broker of {}: {e}", self.brokers));
                     return Ok(None);
                 }
@@ -212,6 +216,20 @@ impl Kafka {
         }
         self.unknown_since = None;
         Ok(Some(places))
+    }
+
+    /// An error if brokers turned this client away from the beginning: that is for a person. Who was
+    /// let in once waits, for certificates and passwords are changed on a running cluster too.
+    fn turned_away(&self) -> Result<(), SourceError> {
+        if !self.next.is_empty() {
+            return Ok(());
+        }
+        // The client's words come as events; nothing is assigned, so none of them is a record.
+        while let Some(event) = self.consumer.poll(EVENT) {
+            drop(event);
+        }
+        let refusal = self.consumer.context().refusal();
+        refusal.map_or(Ok(()), |why| Err(SourceError::Unusable(why)))
     }
 
     /// The earliest offset, and the one to go on at if `next` was the next one, `None` for that
@@ -415,9 +433,10 @@ impl Source for Kafka {
             }
             if Instant::now() >= deadline {
                 return Err(SourceError::Unusable(format!(
-                    "no broker of {} answered in {} s",
+                    "no broker of {} answered in {} s{}",
                     self.brokers,
-                    ENDS.as_secs()
+                    ENDS.as_secs(),
+                    self.consumer.context().complaint()
                 )));
             }
             std::thread::sleep(RETRY.min(SLICE));

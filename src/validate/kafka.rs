@@ -19,6 +19,8 @@ use crate::source::kafka::client;
 const PART: &str = "source";
 /// The shortest time that a question gets, however late it is.
 const ANSWER_MIN: Duration = Duration::from_millis(200);
+/// How long one question takes, between which the client's words are heard.
+const ASK: Duration = Duration::from_secs(1);
 /// How long one look for an event takes.
 const LISTEN: Duration = Duration::from_millis(20);
 /// Lines of the client's that are passed on.
@@ -43,6 +45,12 @@ impl Ear {
     fn said(&self) -> String {
         let heard = self.heard.lock().expect("no holder of this lock can panic");
         heard.iter().map(|line| format!("; {line}")).collect()
+    }
+
+    /// Why no broker lets this client in, if that is so.
+    fn refusal(&self) -> Option<String> {
+        let heard = self.heard.lock().expect("no holder of this lock can panic");
+        heard.iter().find_map(|line| client::refusal(line))
     }
 }
 
@@ -80,6 +88,10 @@ pub(super) fn ranges(
     let mut complete = true;
     for topic in &config.topics {
         match partitions(&consumer, config, topic, deadline) {
+            Err(Silence::Refusal(why)) => {
+                checks.push(Check::failed(PART, why));
+                return None;
+            }
             Err(Silence::Broker(why)) => {
                 let said = said(&consumer);
                 checks.push(Check::failed(
@@ -134,17 +146,24 @@ pub(super) fn ranges(
     complete.then_some(ranges)
 }
 
-/// What the client has to say; its words come as events.
+/// What the client has to say.
 fn said(consumer: &BaseConsumer<Ear>) -> String {
+    listen(consumer);
+    consumer.context().said()
+}
+
+/// The client's words come as events.
+fn listen(consumer: &BaseConsumer<Ear>) {
     let until = Instant::now() + ANSWER_MIN;
     while Instant::now() < until {
         // Nothing is assigned: what comes is no record.
         drop(consumer.poll(LISTEN));
     }
-    consumer.context().said()
 }
 
 enum Silence {
+    /// Brokers turn this client away, or it them; the other topics need not be asked for.
+    Refusal(String),
     /// Nobody answers; the other topics need not be asked for.
     Broker(String),
     /// The topic cannot be read.
@@ -162,9 +181,20 @@ fn partitions(
     topic: &str,
     deadline: Instant,
 ) -> Result<(Vec<i32>, String), Silence> {
-    let metadata = consumer
-        .fetch_metadata(Some(topic), left(deadline))
-        .map_err(|error| Silence::Broker(error.to_string()))?;
+    let metadata = loop {
+        match consumer.fetch_metadata(Some(topic), left(deadline).min(ASK)) {
+            Ok(metadata) => break metadata,
+            Err(error) => {
+                listen(consumer);
+                if let Some(why) = consumer.context().refusal() {
+                    return Err(Silence::Refusal(why));
+                }
+                if Instant::now() >= deadline {
+                    return Err(Silence::Broker(error.to_string()));
+                }
+            }
+        }
+    };
     let advertised = metadata.brokers().iter().map(|b| format!("{}:{}", b.host(), b.port()));
     let advertised = advertised.collect::<Vec<_>>().join(", ");
     let brokers = &config.brokers;

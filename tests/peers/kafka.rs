@@ -25,25 +25,36 @@ const START_ATTEMPTS: usize = 3;
 pub struct Broker {
     process: Child,
     port: u16,
+    /// Where more listeners may be.
+    #[cfg_attr(not(feature = "kafka-tls"), expect(dead_code, reason = "no test has more"))]
+    more_ports: [u16; 2],
     folder: TempDir,
 }
 
 impl Broker {
     pub fn start() -> Broker {
+        Broker::start_with("", &[])
+    }
+
+    /// With more `properties`, which override those of the template, and more arguments when the
+    /// log is formatted. `@PORT_1@` and `@PORT_2@` are free ports for more listeners.
+    pub fn start_with(properties: &str, format_with: &[&str]) -> Broker {
         for _ in 0..START_ATTEMPTS {
             let folder = tempfile::tempdir().expect("a folder for the broker");
-            let [port, controller] = free_ports();
-            let properties = TEMPLATE
+            let [port, controller, one, two] = free_ports();
+            let properties = format!("{TEMPLATE}\n{properties}")
                 .replace("@PORT@", &port.to_string())
                 .replace("@CONTROLLER_PORT@", &controller.to_string())
+                .replace("@PORT_1@", &one.to_string())
+                .replace("@PORT_2@", &two.to_string())
                 .replace("@LOG_DIR@", &folder.path().join("log").display().to_string());
             let file = folder.path().join("server.properties");
             fs::write(&file, properties).expect("the folder is writable");
             let mut format = tool("kafka.tools.StorageTool");
             format.args(["format", "--cluster-id", "MkU3OEVBNTcwNTJENDM2Qg", "--config"]);
-            output(format.arg(&file), "");
+            output(format.arg(&file).args(format_with), "");
             match launch(&folder) {
-                Ok(process) => return Broker { process, port, folder },
+                Ok(process) => return Broker { process, port, more_ports: [one, two], folder },
                 Err(log) if log.contains("Address already in use") => {}
                 Err(log) => panic!("the broker did not start:\n{log}"),
             }
@@ -54,6 +65,12 @@ impl Broker {
     /// What clients call `bootstrap.servers`.
     pub fn address(&self) -> String {
         format!("127.0.0.1:{}", self.port)
+    }
+
+    #[cfg(feature = "kafka-tls")]
+    /// The ports that `@PORT_1@` and `@PORT_2@` stand for.
+    pub fn more_ports(&self) -> [u16; 2] {
+        self.more_ports
     }
 
     pub fn create_topic(&self, topic: &str, partitions: u32) {
@@ -182,9 +199,9 @@ fn launch(folder: &TempDir) -> Result<Child, String> {
     }
 }
 
-fn free_ports() -> [u16; 2] {
-    // Both are held until both are known, so they differ.
-    let held = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").expect("a free port"));
+fn free_ports() -> [u16; 4] {
+    // All are held until all are known, so they differ.
+    let held = [(); 4].map(|()| TcpListener::bind("127.0.0.1:0").expect("a free port"));
     held.map(|listener| listener.local_addr().expect("a bound listener").port())
 }
 

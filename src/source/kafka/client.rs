@@ -107,6 +107,15 @@ fn common(brokers: &str, settings: &BTreeMap<String, String>) -> Result<ClientCo
                 .into(),
         ));
     }
+    for (name, path) in settings.iter().filter(|(name, _)| name.ends_with(".location")) {
+        // The client would say "BIO lib".
+        if path != "probe" && !std::path::Path::new(path).exists() {
+            return Err(SourceError::Unusable(format!(
+                "[source] settings: {name} = {path:?} is not there; a path in settings is relative \
+                 to where everpair is started"
+            )));
+        }
+    }
     let mut config = ClientConfig::new();
     config.set("bootstrap.servers", brokers).set("client.id", "everpair");
     config.set("socket.keepalive.enable", "true");
@@ -133,6 +142,33 @@ pub fn refused(error: &KafkaError) -> SourceError {
     SourceError::Unusable(format!("[source] settings: {error}{hint}"))
 }
 
+/// Why this client and a broker turn each other away, from what the client says, and what would
+/// help; `None` of what may pass by itself.
+pub fn refusal(text: &str) -> Option<String> {
+    // `[thrd:…]: ssl://host:port/bootstrap: SSL handshake failed: … (after 5ms in state …)`
+    let text = text.rsplit("]: ").next().unwrap_or(text);
+    let text = text.split(" (after ").next().unwrap_or(text).trim();
+    let tls =
+        ["certificate verify failed", "verify broker certificate", "not provide a certificate"];
+    if tls.iter().any(|words| text.contains(words)) {
+        let broker = text.split(": ").next().unwrap_or(text);
+        return Some(format!(
+            "{broker}: the broker's certificate is refused: no CA in \"ssl.ca.location\" signed it \
+             (name a PEM file with that CA there, in [source.settings]; without it, those of the \
+             system are taken), it is not made out to this host name or address (use one that it \
+             has as subjectAltName, in [source] brokers and in the broker's advertised.listeners), \
+             or its time has run out"
+        ));
+    }
+    if text.contains("uthentication failed") || text.contains("authentication error") {
+        return Some(format!(
+            "{text}. Check \"sasl.mechanisms\", \"sasl.username\" and \"sasl.password\" in \
+             [source.settings], and that the broker knows this user"
+        ));
+    }
+    None
+}
+
 /// A message's tag, with its partition and offset, or why it was not delivered.
 pub type Delivered = (usize, Result<(i32, i64), RDKafkaErrorCode>);
 /// What the client's own statistics say.
@@ -144,10 +180,18 @@ pub struct Seen {
     pub ranges: BTreeMap<(String, i32), (i64, i64)>,
 }
 
+/// The last words of the client.
+#[derive(Default)]
+struct Heard {
+    complaint: Option<String>,
+    refusal: Option<String>,
+}
+
 /// Passes on what a person should know, and not every time; collects what became of sent messages.
 #[derive(Default)]
 pub struct Watch {
     said: Mutex<Option<Instant>>,
+    heard: Mutex<Heard>,
     seen: Mutex<Seen>,
     /// What became of messages since this was last emptied.
     pub delivered: Mutex<Vec<Delivered>>,
@@ -162,9 +206,26 @@ impl Watch {
             warn(format_args!("kafka: {text}; still trying"));
         }
     }
-}
 
-impl Watch {
+    /// Why brokers are out of reach, if they turn this client away: waiting does not help then.
+    pub fn refusal(&self) -> Option<String> {
+        self.heard.lock().expect("no holder of this lock can panic").refusal.clone()
+    }
+
+    /// The client's newest complaint, as the end of a sentence.
+    pub fn complaint(&self) -> String {
+        let heard = self.heard.lock().expect("no holder of this lock can panic");
+        heard.complaint.iter().map(|text| format!(": {text}")).collect()
+    }
+
+    fn hear(&self, text: &str) {
+        self.say(text);
+        let refusal = refusal(text);
+        let mut heard = self.heard.lock().expect("no holder of this lock can panic");
+        heard.complaint = Some(text.to_owned());
+        heard.refusal = refusal.or_else(|| heard.refusal.take());
+    }
+
     /// What the newest statistics said.
     pub fn seen(&self) -> Seen {
         self.seen.lock().expect("no holder of this lock can panic").clone()
@@ -195,13 +256,13 @@ impl ClientContext for Watch {
             RDKafkaLogLevel::Info | RDKafkaLogLevel::Notice => {
                 info!(target: log::KAFKA, facility, "{text}");
             }
-            _ => self.say(text),
+            _ => self.hear(text),
         }
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
         if error.rdkafka_error_code() != Some(RDKafkaErrorCode::PartitionEOF) {
-            self.say(reason);
+            self.hear(reason);
         }
     }
 }
@@ -217,5 +278,30 @@ impl ProducerContext for Watch {
             Err((e, _)) => Err(e.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Fail)),
         };
         self.delivered.lock().expect("no holder of this lock can panic").push((tag, fate));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_waiting_does_not_help_against_is_told_from_the_rest() {
+        let tls = "[thrd:ssl://a:9/bootstrap]: ssl://a:9/bootstrap: SSL handshake failed: \
+                   error:0A000086:SSL routines::certificate verify failed: broker certificate \
+                   could not be verified (after 5ms in state SSL_HANDSHAKE)";
+        let why = refusal(tls).expect("it is refused");
+        assert!(why.starts_with("ssl://a:9/bootstrap: the broker's certificate"), "{why}");
+        let sasl = "sasl_ssl://a:9/bootstrap: SASL authentication error: Authentication failed: \
+                    Invalid username or password (after 315ms in state AUTH_REQ)";
+        let why = refusal(sasl).expect("it is refused");
+        assert!(why.contains("Invalid username or password. Check"), "{why}");
+        for passes in [
+            "[thrd:a:9/bootstrap]: a:9/bootstrap: Connect to ipv4#127.0.0.1:9 failed: refused",
+            "ssl://a:9/bootstrap: SSL handshake failed: Disconnected: connecting to a PLAINTEXT \
+             broker listener?",
+        ] {
+            assert_eq!(refusal(passes), None, "{passes}");
+        }
     }
 }

@@ -20,6 +20,8 @@ use crate::source::SourceError;
 
 /// How long the first broker may take to answer.
 const ANSWER: Duration = Duration::from_secs(30);
+/// How long one question to it may take: in between, what the client has to say is looked at.
+const ASK: Duration = Duration::from_secs(1);
 /// How long a topic may be unknown: a broker that creates topics by itself needs a moment.
 const GRACE: Duration = Duration::from_secs(5);
 const SLICE: Duration = Duration::from_millis(100);
@@ -72,14 +74,23 @@ impl TopicWriter {
             settings.create_with_context(Watch::default()).map_err(|e| client::refused(&e))?;
         let begun = Instant::now();
         loop {
-            let metadata = producer.client().fetch_metadata(Some(topic), patience);
-            let metadata = metadata.map_err(|e| {
-                SourceError::Unusable(format!(
-                    "no broker of {brokers} answers within {} s: {e}; is it up, and the address \
-                     right?",
-                    patience.as_secs_f64()
-                ))
-            })?;
+            let metadata = match producer.client().fetch_metadata(Some(topic), ASK.min(patience)) {
+                Ok(metadata) => metadata,
+                Err(e) => {
+                    if let Some(why) = producer.context().refusal() {
+                        return Err(SourceError::Unusable(why));
+                    }
+                    if begun.elapsed() < patience {
+                        continue;
+                    }
+                    return Err(SourceError::Unusable(format!(
+                        "no broker of {brokers} answers within {} s: {e}{}; is it up, and the \
+                         address right?",
+                        patience.as_secs_f64(),
+                        producer.context().complaint()
+                    )));
+                }
+            };
             let found = metadata.topics().first();
             match found.and_then(|t| t.error()).map(RDKafkaErrorCode::from) {
                 None if found.is_some() => break,
