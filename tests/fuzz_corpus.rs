@@ -165,15 +165,26 @@ fn the_fuzzers_have_the_versions_that_ship() {
     };
     let ships = versions(include_str!("../Cargo.lock"));
     let fuzzed = fs::read_to_string(fuzz().join("Cargo.lock")).expect("it is there");
+    let how = "copy Cargo.lock to tests/fuzz, then run cargo metadata --manifest-path \
+               tests/fuzz/Cargo.toml";
     let mut compared = 0;
     for (name, versions) in versions(&fuzzed) {
         let Some(shipped) = ships.get(&name) else { continue };
-        assert!(
-            versions.is_subset(shipped),
-            "{name} {versions:?} is fuzzed and {shipped:?} ships: copy Cargo.lock to tests/fuzz, \
-             then run cargo metadata --manifest-path tests/fuzz/Cargo.toml"
-        );
+        let other = !versions.is_subset(shipped);
+        assert!(!other, "{name} {versions:?} is fuzzed and {shipped:?} ships: {how}");
         compared += 1;
     }
     assert!(compared > 50, "{compared}");
+    for (name, manifest) in [
+        ("kernels", include_str!("../kernels/Cargo.toml")),
+        ("schemas", include_str!("../schemas/Cargo.toml")),
+    ] {
+        let package = fuzzed.split("[[package]]").find(|p| p.contains(&format!("\"{name}\"\nv")));
+        let package = package.expect("it is fuzzed");
+        let wanted = manifest.split("[dependencies]\n").nth(1).expect("it has dependencies");
+        for line in wanted.lines().take_while(|line| !line.starts_with('[')) {
+            let Some((wanted, _)) = line.split_once(".workspace") else { continue };
+            assert!(package.contains(&format!("\"{wanted}")), "{name} has {wanted} now: {how}");
+        }
+    }
 }
