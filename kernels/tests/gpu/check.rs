@@ -1,12 +1,12 @@
 //! The device against the CPU, to the bit.
 
-use std::ops::RangeInclusive;
+use std::ops::{Range, RangeInclusive};
 use std::sync::Arc;
 
-use kernels::cuda::corpus::{CANDIDATES_PER_PASS, Corpus, QUERIES_PER_PASS, bytes};
+use kernels::cuda::corpus::{CANDIDATES_PER_PASS, Corpus, QUERIES_PER_PASS, Queries, bytes};
 use kernels::cuda::{Choice, Chosen, Device, Error, Options, choose};
 use kernels::similarity::{Rows, scan};
-use kernels::vector::quantize;
+use kernels::vector::{UNIT, dot, quantize};
 
 use crate::cases::{Case, Random, fresh_seed};
 
@@ -14,7 +14,8 @@ type Hits = Vec<(usize, usize, i32)>;
 type Outcome = Result<(), String>;
 
 /// Queries, rows and dimension of the cases; the second list is for when there is time.
-const SMALL: [(usize, usize, usize); 4] = [(1, 1, 1), (3, 130, 65), (129, 260, 33), (40, 700, 330)];
+const SMALL: [(usize, usize, usize); 5] =
+    [(1, 1, 1), (3, 130, 65), (129, 260, 33), (40, 700, 330), (QUERIES_PER_PASS + 5, 9, 33)];
 const LARGE: [(usize, usize, usize); 4] =
     [(513, 20_000, 768), (QUERIES_PER_PASS + 5, 9_000, 1024), (7, 100_000, 256), (64, 500, 8192)];
 
@@ -30,6 +31,12 @@ pub fn all(chosen: &Chosen, small: bool, kernels_only: bool) -> Outcome {
         }
     }
     rows_come_and_go(&device, &mut random)?;
+    if small || kernels_only {
+        far_rows(&device, &mut random, 64, 300, &[128, 256])?;
+    } else {
+        // Offsets of 2^31 bytes and of 2^31 components; codes' pass 2^31 bytes at the latter too.
+        far_rows(&device, &mut random, 1024, (1 << 21) + 5000, &[1 << 20, 1 << 21])?;
+    }
     if !kernels_only {
         memory_runs_out()?;
     }
@@ -55,13 +62,18 @@ fn on_cpu(queries: &[&[i16]], rows: &Rows, scores: &RangeInclusive<i32>) -> Hits
 }
 
 fn on_device(
+    device: &Arc<Device>,
     corpus: &mut Corpus,
     queries: &[&[i16]],
+    rows: Range<usize>,
     scores: &RangeInclusive<i32>,
 ) -> Result<Hits, String> {
-    let (mut hits, rows) = (Vec::new(), 0..corpus.len());
+    let said = |e: Error| e.to_string();
+    let mut loaded = Queries::new(device.clone(), corpus.dim(), queries.len()).map_err(said)?;
+    loaded.load(queries).map_err(said)?;
+    let mut hits = Vec::new();
     let mut take = |q, r, score| hits.push((q, r, score));
-    corpus.scan(queries, rows, scores.clone(), &mut take).map_err(|e| e.to_string())?;
+    corpus.scan(&loaded, rows, scores.clone(), &mut take).map_err(said)?;
     hits.sort_unstable();
     Ok(hits)
 }
@@ -93,7 +105,7 @@ fn decided_as_on_the_cpu(device: &Arc<Device>, case: &Case) -> Outcome {
     let mut corpus = corpus(device, case.dim, &case.rows)?;
     let (queries, rows) = (references(&case.queries), on_host(case.dim, &case.rows));
     let there = on_cpu(&queries, &rows, &case.scores);
-    let here = on_device(&mut corpus, &queries, &case.scores)?;
+    let here = on_device(device, &mut corpus, &queries, 0..rows.len(), &case.scores)?;
     println!("{}: {} hits", case.name, there.len());
     equal(&case.name, &here, &there)
 }
@@ -131,14 +143,60 @@ fn rows_come_and_go(device: &Arc<Device>, random: &mut Random) -> Outcome {
         let queries: Vec<Vec<i16>> = (0..9).map(|_| vector(random)).collect();
         let scores = 1 << 26..=i32::MAX;
         let there = on_cpu(&references(&queries), &on_host(dim, &model), &scores);
-        let here = on_device(&mut corpus, &references(&queries), &scores)?;
+        let (queries, all) = (references(&queries), 0..model.len());
+        let here = on_device(device, &mut corpus, &queries, all, &scores)?;
         equal(&format!("rows come and go, step {step}"), &here, &there)?;
     }
-    let refused = corpus.extend(&vec![&vec![0i16; dim][..]; capacity + 1]);
-    match refused {
-        Err(Error::OutOfMemory { .. }) if corpus.len() == model.len() => Ok(()),
-        other => Err(format!("more rows than there is room for: {other:?}")),
+    let too_many = vec![&[0i16; 100][..]; capacity + 1];
+    match corpus.extend(&too_many) {
+        Err(Error::OutOfMemory { .. }) if corpus.len() == model.len() => {}
+        other => return Err(format!("more rows than there is room for: {other:?}")),
     }
+    let mut queries = Queries::new(device.clone(), dim, 2).map_err(|e| e.to_string())?;
+    queries.load(&too_many[..2]).map_err(|e| e.to_string())?;
+    match queries.load(&too_many[..3]) {
+        Err(Error::OutOfMemory { .. }) if queries.is_empty() => Ok(()),
+        other => Err(format!("more queries than there is room for: {other:?}")),
+    }
+}
+
+/// Rows of noise, and each query's own row on both sides of the `edges` and at both ends: each is
+/// found where it was put, and nowhere else.
+fn far_rows(
+    device: &Arc<Device>,
+    random: &mut Random,
+    dim: usize,
+    rows: usize,
+    edges: &[usize],
+) -> Outcome {
+    let mut vector = || {
+        let drawn: Vec<f32> = (0..dim).map(|_| random.component()).collect();
+        quantize(&drawn).map_or(vec![0; dim], |v| v.into_vec())
+    };
+    let noise: Vec<Vec<i16>> = (0..1000.min(rows)).map(|_| vector()).collect();
+    let mut places: Vec<usize> = edges.iter().flat_map(|&edge| edge - 2..edge + 2).collect();
+    places.extend([0, rows - 1]);
+    let queries: Vec<Vec<i16>> = places.iter().map(|_| vector()).collect();
+    let queries = references(&queries);
+    let mut content: Vec<&[i16]> = (0..rows).map(|i| &noise[i % noise.len()][..]).collect();
+    places.iter().zip(&queries).for_each(|(&place, query)| content[place] = query);
+
+    let said = |e: Error| e.to_string();
+    let mut corpus = Corpus::new(device.clone(), dim, rows).map_err(said)?;
+    corpus.extend(&content).map_err(said)?;
+    let scores = UNIT / 10 * 8..=i32::MAX;
+    for start in edges.iter().flat_map(|&edge| [edge - 1, edge]).chain([0]) {
+        let mut there: Hits = Vec::new();
+        for (q, (&place, query)) in places.iter().zip(&queries).enumerate() {
+            if place >= start {
+                there.push((q, place, dot(query, query)));
+            }
+        }
+        let here = on_device(device, &mut corpus, &queries, start..rows, &scores)?;
+        equal(&format!("far rows, {start} to {rows}"), &here, &there)?;
+    }
+    println!("far rows, {} × {rows} × {dim}: found in their places", queries.len());
+    Ok(())
 }
 
 /// A budget that is too small is an error that leaves everything usable.

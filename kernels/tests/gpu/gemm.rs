@@ -6,10 +6,10 @@ use std::sync::Arc;
 
 use cudarc::cublaslt::result as lt;
 use cudarc::cublaslt::sys::{
-    cublasComputeType_t as Compute, cublasLtHandle_t, cublasLtMatmulDesc_t,
-    cublasLtMatmulDescAttributes_t as DescAttribute, cublasLtMatmulPreference_t,
-    cublasLtMatmulPreferenceAttributes_t as PreferenceAttribute, cublasLtMatrixLayout_t,
-    cudaDataType_t as Type, is_culib_present,
+    cublasComputeType_t as Compute, cublasLtGetVersion, cublasLtHandle_t, cublasLtMatmulAlgo_t,
+    cublasLtMatmulDesc_t, cublasLtMatmulDescAttributes_t as DescAttribute,
+    cublasLtMatmulPreference_t, cublasLtMatmulPreferenceAttributes_t as PreferenceAttribute,
+    cublasLtMatrixLayout_t, cudaDataType_t as Type, is_culib_present,
 };
 use cudarc::driver::{CudaSlice, CudaStream, DevicePtr, DevicePtrMut};
 
@@ -19,6 +19,8 @@ use crate::cases::Random;
 const WORKSPACE: usize = 32 << 20;
 /// `CUBLAS_OP_T` of cuBLAS's headers.
 const TRANSPOSE: i32 = 1;
+/// 8-bit floats are added up in the tensor core's own precision, as those who want them fast do.
+const FAST: i8 = 1;
 
 /// A type of number that products are measured for.
 #[derive(Clone, Copy)]
@@ -88,19 +90,21 @@ pub struct Product {
     description: cublasLtMatmulDesc_t,
     layouts: [cublasLtMatrixLayout_t; 3],
     preference: cublasLtMatmulPreference_t,
-    algorithm: cudarc::cublaslt::sys::cublasLtMatmulAlgo_t,
+    algorithm: cublasLtMatmulAlgo_t,
     a: CudaSlice<u8>,
     b: CudaSlice<u8>,
     d: CudaSlice<u8>,
     workspace: CudaSlice<u8>,
 }
 
-/// Bytes of device memory that a product takes.
-pub fn bytes(kind: Kind, m: usize, n: usize, k: usize) -> usize {
-    (m + n) * k * kind.input_bytes + m * n * kind.output_bytes + WORKSPACE
+/// cuBLASLt's own version number, if it is there.
+pub fn version() -> Option<usize> {
+    // SAFETY: this loads the library and calls a function that takes nothing.
+    unsafe { is_culib_present().then(|| cublasLtGetVersion()) }
 }
 
 impl Product {
+    /// An error, in the library's or the driver's words, if they refuse this size.
     pub fn new(
         stream: &Arc<CudaStream>,
         kind: Kind,
@@ -110,54 +114,74 @@ impl Product {
         if !unsafe { is_culib_present() } {
             return Err("libcublasLt was not found".to_string());
         }
-        let said = |e: lt::CublasError| format!("cuBLASLt: {e}");
         let a = random(stream, kind, m * k * kind.input_bytes)?;
         let b = random(stream, kind, n * k * kind.input_bytes)?;
         let zeros = |bytes| stream.alloc_zeros::<u8>(bytes).map_err(|e| e.to_string());
         let (d, workspace) = (zeros(m * n * kind.output_bytes)?, zeros(WORKSPACE)?);
-        let handle = lt::create_handle().map_err(said)?;
-        let description = lt::create_matmul_desc(kind.compute, kind.scale).map_err(said)?;
-        let (transpose, room) = (TRANSPOSE, WORKSPACE as u64);
-        let preference = lt::create_matmul_pref().map_err(said)?;
         let layout = |of, rows: usize, columns: usize| {
             lt::create_matrix_layout(of, rows as u64, columns as u64, rows as i64).map_err(said)
         };
-        let layouts =
-            [layout(kind.input, k, m)?, layout(kind.input, k, n)?, layout(kind.output, m, n)?];
-        let [of_a, of_b, of_d] = layouts;
-        // SAFETY: every descriptor was made above and lives until `drop`; attributes are set from
-        // numbers of the width that the library's documentation gives for them.
-        let found = unsafe {
-            lt::set_matmul_desc_attribute(
-                description,
-                DescAttribute::CUBLASLT_MATMUL_DESC_TRANSA,
-                (&raw const transpose).cast::<c_void>(),
-                size_of::<i32>(),
-            )
-            .map_err(said)?;
-            lt::set_matmul_pref_attribute(
-                preference,
-                PreferenceAttribute::CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES,
-                (&raw const room).cast::<c_void>(),
-                size_of::<u64>(),
-            )
-            .map_err(said)?;
-            lt::get_matmul_algo_heuristic(handle, description, of_a, of_b, of_d, of_d, preference)
-                .map_err(said)?
-        };
-        Ok(Product {
+        let mut product = Product {
             kind,
             stream: stream.clone(),
-            handle,
-            description,
-            layouts,
-            preference,
-            algorithm: found.algo,
+            handle: lt::create_handle().map_err(said)?,
+            description: lt::create_matmul_desc(kind.compute, kind.scale).map_err(said)?,
+            layouts: [
+                layout(kind.input, k, m)?,
+                layout(kind.input, k, n)?,
+                layout(kind.output, m, n)?,
+            ],
+            preference: lt::create_matmul_pref().map_err(said)?,
+            algorithm: cublasLtMatmulAlgo_t { data: [0; 8] },
             a,
             b,
             d,
             workspace,
-        })
+        };
+        product.choose().map_err(said)?;
+        Ok(product)
+    }
+
+    /// Says what is to be computed, and lets the library choose how.
+    fn choose(&mut self) -> Result<(), lt::CublasError> {
+        let Product { handle, description, preference, .. } = *self;
+        let [of_a, of_b, of_d] = self.layouts;
+        let (transpose, fast, room) = (TRANSPOSE, FAST, WORKSPACE as u64);
+        // SAFETY: every descriptor was made in `new` and lives until `drop`; attributes are set
+        // from numbers of the width that the library's documentation gives for them.
+        unsafe {
+            lt::set_matmul_desc_attribute(
+                description,
+                DescAttribute::CUBLASLT_MATMUL_DESC_TRANSA,
+                (&raw const transpose).cast(),
+                size_of::<i32>(),
+            )?;
+            if matches!(self.kind.input, Type::CUDA_R_8F_E4M3) {
+                lt::set_matmul_desc_attribute(
+                    description,
+                    DescAttribute::CUBLASLT_MATMUL_DESC_FAST_ACCUM,
+                    (&raw const fast).cast(),
+                    size_of::<i8>(),
+                )?;
+            }
+            lt::set_matmul_pref_attribute(
+                preference,
+                PreferenceAttribute::CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES,
+                (&raw const room).cast(),
+                size_of::<u64>(),
+            )?;
+            let found = lt::get_matmul_algo_heuristic(
+                handle,
+                description,
+                of_a,
+                of_b,
+                of_d,
+                of_d,
+                preference,
+            )?;
+            self.algorithm = found.algo;
+        }
+        Ok(())
     }
 
     /// Issues the product to the stream.
@@ -195,8 +219,12 @@ impl Product {
                 stream.cu_stream().cast(),
             )
         };
-        issued.map_err(|e| format!("cuBLASLt: {e}"))
+        issued.map_err(said)
     }
+}
+
+fn said(error: lt::CublasError) -> String {
+    format!("cuBLASLt: {error}")
 }
 
 impl Drop for Product {
@@ -219,7 +247,7 @@ impl Drop for Product {
 /// power than data does, and run faster.
 fn random(stream: &Arc<CudaStream>, kind: Kind, bytes: usize) -> Result<CudaSlice<u8>, String> {
     let mut random = Random::new(bytes as u64);
-    let pattern: Vec<u8> = (0..(32 << 20) / 2 - 7)
+    let pattern: Vec<u8> = (0..((32 << 20) / 2 - 7).min(bytes.div_ceil(2)))
         .flat_map(|_| (kind.number)((random.next() >> 32) as u32).to_le_bytes())
         .collect();
     let mut to = stream.alloc_zeros::<u8>(bytes).map_err(|e| e.to_string())?;

@@ -11,9 +11,14 @@ pub struct Figure {
 }
 
 /// Every figure of one device.
+#[derive(Default)]
 pub struct Report {
     pub device: String,
+    /// cuBLASLt's own version number.
+    pub cublaslt: Option<usize>,
     pub figures: Vec<Figure>,
+    /// What was measured otherwise than meant, and why.
+    pub notes: Vec<String>,
     /// What could not be measured, and why.
     pub failures: Vec<String>,
 }
@@ -34,12 +39,16 @@ impl Report {
     }
 
     pub fn print(&self) {
+        if let Some(version) = self.cublaslt {
+            println!("cuBLASLt {version}");
+        }
         for Figure { name, value, unit, of } in &self.figures {
             let share = of
                 .as_ref()
                 .map(|(what, ceiling)| format!("   {:5.1} % of {what}", 100.0 * value / ceiling));
-            println!("{name:<44} {value:>10.1} {unit:<8}{}", share.unwrap_or_default());
+            println!("{name:<52} {value:>10.1} {unit:<8}{}", share.unwrap_or_default());
         }
+        self.notes.iter().for_each(|note| println!("note: {note}"));
         self.failures.iter().for_each(|failure| println!("not measured: {failure}"));
     }
 
@@ -56,7 +65,11 @@ impl Report {
     }
 
     fn json(&self, beside: Option<&str>) -> String {
-        let mut json = format!("{{\n  \"device\": {},\n  \"figures\": [\n", quoted(&self.device));
+        let version = self.cublaslt.map_or("null".to_string(), |version| version.to_string());
+        let mut json = format!(
+            "{{\n  \"device\": {},\n  \"cublaslt\": {version},\n  \"figures\": [\n",
+            quoted(&self.device)
+        );
         for (i, Figure { name, value, unit, of }) in self.figures.iter().enumerate() {
             let of = of.as_ref().map(|(what, ceiling)| {
                 format!(", \"of\": {}, \"share\": {:.4}", quoted(what), value / ceiling)
@@ -69,12 +82,14 @@ impl Report {
                 "    {{\"name\": {name}, \"value\": {value:.3}, \"unit\": {unit}{of}}}{comma}"
             );
         }
-        let failures: Vec<String> = self.failures.iter().map(|f| quoted(f)).collect();
+        let list =
+            |texts: &[String]| texts.iter().map(|text| quoted(text)).collect::<Vec<_>>().join(", ");
         let beside = beside.map_or("null", str::trim);
         let _ = write!(
             json,
-            "  ],\n  \"not_measured\": [{}],\n  \"beside\": {beside}\n}}\n",
-            failures.join(", ")
+            "  ],\n  \"notes\": [{}],\n  \"not_measured\": [{}],\n  \"beside\": {beside}\n}}\n",
+            list(&self.notes),
+            list(&self.failures)
         );
         json
     }

@@ -7,8 +7,9 @@ use std::sync::OnceLock;
 
 use proptest::prelude::*;
 
+use super::coded::LANE;
 use super::*;
-use crate::codes::{self, is_candidate};
+use crate::codes::{self, Coder, is_candidate};
 use crate::similarity::{Rows, scan_naive};
 use crate::vector::quantize;
 
