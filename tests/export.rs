@@ -553,6 +553,17 @@ fn an_older_epoch_goes_out_without_what_was_taken_down_since() {
         let said = two.place.everpair("tables", &["views", engine]).ended(0);
         assert!(!said.out.contains("no longer live") && said.err.is_empty(), "{}", said.err);
     }
+
+    // An increment up to such an epoch could not say what of the older files has gone.
+    let (first, middle) = (two.first.to_string(), two.dataset(&At::Latest).epoch().to_string());
+    two.place.log().send([Message::tombstone(&kept[0].query_id)]);
+    two.place.catch_up("tables");
+    two.export("hf", "base", &["--as-of", &first]);
+    let up_to_middle = ["--since", &first, "--as-of", &middle];
+    two.refuses(2, "hf", "base", &up_to_middle, "taken down since: leave --as-of out");
+    two.export("hf", "base", &["--since", &first]);
+    two.export("hf", "whole", &[]);
+    same_rows(&hf_rows(&two.path("base")), &hf_rows(&two.path("whole")));
 }
 
 #[test]
