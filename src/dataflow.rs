@@ -19,7 +19,7 @@ use operators::{
     decode::DecodeOptions,
     embed::Encoders,
     flow::{Answer, ModelId},
-    neighbors::{Counters, Mining, VectorBook},
+    neighbors::{Counters, Mining, State, VectorBook},
     offload::Pool,
     publish::{Change, added, recorded},
     register::Restored,
@@ -72,6 +72,8 @@ pub struct Settings {
     pub book: Arc<VectorBook>,
     /// What the boxes count.
     pub counters: Arc<Counters>,
+    /// The lists of an earlier process, and where this one's go.
+    pub state: Arc<State>,
     /// Threads for slow work.
     pub pool: Arc<Pool>,
 }
@@ -98,6 +100,7 @@ pub fn build<'s>(
         with.mining.clone(),
         with.book.clone(),
         with.counters.clone(),
+        with.state.clone(),
     );
 
     let mined = register.mined.as_collection();

@@ -28,6 +28,7 @@ pub mod service;
 pub mod settings;
 pub mod snapshot;
 pub mod source;
+pub mod state;
 pub mod status;
 pub mod validate;
 pub mod verify;

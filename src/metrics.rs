@@ -424,6 +424,7 @@ impl Metrics {
             "rescan_dot_products": get(&counters.rescan_dot_products),
             "rescans": get(&counters.rescans),
             "guard_checks": get(&counters.guard_checks),
+            "remembered_images": get(&counters.remembered),
             "rows_per_worker": counters.rows.iter().map(get).collect::<Vec<_>>(),
         })
     }

@@ -34,7 +34,7 @@ use crate::{
     requests::Requests,
     settings::{self, bands_text},
     source::{Offsets, Source, witness::Witnesses},
-    validate,
+    state, validate,
 };
 
 /// How a service is run.
@@ -102,6 +102,11 @@ pub fn run(config: &Config, options: RunOptions, stop: &'static AtomicBool) -> a
     if let Ok(mut committed) = exchange.committed.lock() {
         *committed = next;
     }
+    let remembered = state::read(&store, &settings.mining);
+    let schedule_knows = remembered.is_some();
+    let states = state::Writer::start(store.clone(), remembered)?;
+    settings.state = states.state();
+    let schedule = states.schedule(settings.counters.clone(), schedule_knows);
     let requests = Requests::new(store.clone());
     let (answers_in, answers) = mpsc::channel();
     let (feed_in, feed) = mpsc::sync_channel(1);
@@ -128,6 +133,7 @@ pub fn run(config: &Config, options: RunOptions, stop: &'static AtomicBool) -> a
         ends: ends.clone(),
         answers,
         requests: requests.clone(),
+        schedule,
         feed: feed_in,
         progress: progress.clone(),
         exchange: exchange.clone(),
@@ -171,6 +177,7 @@ pub fn run(config: &Config, options: RunOptions, stop: &'static AtomicBool) -> a
     for worker in guards.join() {
         worker.map_err(|why| anyhow::anyhow!("a dataflow worker failed: {why}"))?;
     }
+    states.finish();
     let epoch = progress.committed.load(Ordering::Acquire);
     turned::say(&metrics.turned_away());
     tracing::info!(epoch, "stopped: epoch {epoch} is committed");

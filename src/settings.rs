@@ -78,6 +78,7 @@ pub fn settings(config: &Config) -> anyhow::Result<Settings> {
         model: Arc::new(model),
         book: Arc::new(VectorBook::default()),
         counters: Arc::new(Counters::new(workers(config))),
+        state: Arc::default(),
         pool: Pool::new(workers(config)),
     })
 }

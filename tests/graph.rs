@@ -3,7 +3,8 @@
 //! Every epoch of every run is compared with a model that knows nothing of epochs before: images by
 //! the last message of each id, pairs by brute force, triplets and requests by the memo. The same
 //! messages then go through other cuts, another interleaving of their partitions and other numbers
-//! of workers, and a run that is stopped in the middle goes on from what the tables would hold.
+//! of workers, and a run that is stopped in the middle goes on from what the tables would hold, and
+//! from a state checkpoint of any epoch, before or after it stopped.
 
 mod driver;
 mod history;
@@ -13,17 +14,23 @@ use std::{
     cell::{Cell, RefCell},
     collections::{BTreeMap, BTreeSet},
     fmt::Debug,
-    sync::Arc,
+    sync::{Arc, Mutex},
 };
 
 use everpair::{dataflow::Settings, settings};
-use operators::{publish::EpochChanges, register::Restored, triplets::TripletOptions};
+use operators::{
+    neighbors::{Remembered, State},
+    publish::EpochChanges,
+    register::Restored,
+    triplets::TripletOptions,
+};
 use proptest::{
     prelude::*,
     test_runner::{RngAlgorithm, TestRng, TestRunner},
 };
 use schemas::{
     ContentId, Epoch,
+    checkpoint::Part,
     config::{Config, Keep},
     tables::{AnnotationRow, BlockedRow, EmbeddingRow, ImageRow, RejectRow},
 };
@@ -66,13 +73,15 @@ struct Case {
     /// Which of 1, 2 and 4 workers comes first.
     workers: usize,
     stop: prop::sample::Index,
+    /// Which checkpoint of the first run the restart has: of an epoch before or after the stop.
+    checkpoint: prop::sample::Index,
 }
 
 fn cases() -> impl Strategy<Value = Case> {
     let cuts = prop::collection::vec(prop::bool::weighted(0.3), 50);
     let small = (any::<bool>(), 0..CONFIGS.len(), 0..3u64, 0..3usize);
-    (steps(), cuts, small, any::<prop::sample::Index>()).prop_map(
-        |(steps, cuts, (keep_mined, config, ahead, workers), stop)| Case {
+    (steps(), cuts, small, any::<[prop::sample::Index; 2]>()).prop_map(
+        |(steps, cuts, (keep_mined, config, ahead, workers), [stop, checkpoint])| Case {
             steps,
             cuts,
             keep_mined,
@@ -80,6 +89,7 @@ fn cases() -> impl Strategy<Value = Case> {
             ahead,
             workers,
             stop,
+            checkpoint,
         },
     )
 }
@@ -241,6 +251,7 @@ fn restart(stop: usize, first: &Ran, states: &[Shown], run: &Run, met: &Met) {
     let known: BTreeSet<(String, String)> = vectors.iter().map(vector_of).collect();
     let begin = Begin { epoch, restored, vectors, answers };
     let ran = run.over(begin, first.fed[stop..].to_vec(), None);
+    met.add("remembered images", ran.remembered as usize);
 
     assert_eq!(ran.closed.len(), first.closed.len() - stop);
     let mut tables = Tables::default();
@@ -264,28 +275,57 @@ fn vector_of(row: &EmbeddingRow) -> (String, String) {
     (row.channel.clone(), row.content_id.clone())
 }
 
+type Written = Arc<Mutex<BTreeMap<(Epoch, String), Vec<Part>>>>;
+
+/// A checkpoint is wanted of every epoch, and at the end.
+fn checkpoints() -> (Written, Arc<State>) {
+    let written = Written::default();
+    let to = written.clone();
+    let state = State::new(None, Some("end".into()), move |part| {
+        let part = Part::from_bytes(&part.to_bytes()).expect("it comes back");
+        let key = (part.header.epoch, part.header.id.clone());
+        to.lock().unwrap().entry(key).or_default().push(part);
+    });
+    (1..200).for_each(|epoch| state.want(epoch, epoch.to_string()));
+    (written, Arc::new(state))
+}
+
+/// The state of a start that finds one of these checkpoints.
+fn remembered(written: &Written, case: &Case, settings: &Settings, met: &Met) -> Arc<State> {
+    let written = written.lock().unwrap();
+    met.add("checkpoints", written.len());
+    let Some(parts) = written.values().nth(case.checkpoint.index(written.len().max(1))) else {
+        return Arc::default();
+    };
+    let whole = Remembered::new(parts.clone(), &settings.mining).expect("every part is there");
+    Arc::new(State::new(Some(whole), None, |_| {}))
+}
+
 fn try_case(seed: u64, case: &Case, met: &Met) {
     let keep = if case.keep_mined { Keep::Mined } else { Keep::Annotated };
     let settings = settings_of(CONFIGS[case.config], keep);
     let label: Arc<str> = format!("EVERPAIR_SEED={seed}\n{case:#?}").into();
-    let run = |turn: usize, ahead| Run {
+    let run = |turn: usize, ahead, state| Run {
         settings: &settings,
         workers: [1, 2, 4][(case.workers + turn) % 3],
         ahead,
+        state,
         case: label.clone(),
     };
     let items = items(case.steps.iter().map(|(op, _)| op.clone()));
     // Some steps are no messages, so cuts do not line up with steps: any will do.
     let cuts = case.steps.iter().map(|(_, cut)| *cut);
     let desk = Some(Desk::default());
-    let first = run(0, case.ahead).over(Begin::default(), epochs(&items, cuts), desk);
+    let (written, state) = checkpoints();
+    let first = run(0, case.ahead, state).over(Begin::default(), epochs(&items, cuts), desk);
     let states = check(&first, &settings, met);
     let end = states.last().expect("one per epoch");
-    let other = again(case, items, &first, &run(1, 2), met);
+    let other = again(case, items, &first, &run(1, 2, Arc::default()), met);
     assert_eq!(end.images, other.images, "I2: images");
     assert_eq!(end.pairs, other.pairs, "I2: pairs");
     assert_eq!(end.triplets, other.triplets, "I2: triplets");
-    restart(case.stop.index(states.len()), &first, &states, &run(2, case.ahead), met);
+    let state = remembered(&written, case, &settings, met);
+    restart(case.stop.index(states.len()), &first, &states, &run(2, case.ahead, state), met);
 }
 
 /// What the histories must have met, or they prove nothing.
@@ -319,9 +359,10 @@ impl Met {
     }
 }
 
-const ALL_MET: [&str; 31] = [
+const ALL_MET: [&str; 33] = [
     "blocked",
     "blocked while live",
+    "checkpoints",
     "duplicates",
     "epochs",
     "mined pairs",
@@ -331,6 +372,7 @@ const ALL_MET: [&str; 31] = [
     "pairs gone",
     "pairs with negatives",
     "restored answers",
+    "remembered images",
     "restored images",
     "stale answers",
     "too_few_instructions",

@@ -9,6 +9,7 @@ mod increments;
 mod kills;
 pub mod place;
 mod replaying;
+mod restarts;
 mod stops;
 mod takedowns;
 mod words;

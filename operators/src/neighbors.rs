@@ -43,10 +43,12 @@ use timely::{
 use crate::flow::{RowId, VersionChange};
 
 mod book;
+mod checkpoint;
 mod kept;
 mod shard;
 
 pub use book::VectorBook;
+pub use checkpoint::{Remembered, State};
 use kept::Candidate;
 use shard::{Offer, Rescan, Scan, Shard};
 
@@ -96,6 +98,8 @@ pub struct Counters {
     pub rescans: AtomicU64,
     /// Scores that the pairs box worked out: near-duplicates, guards, and scores of targets.
     pub guard_checks: AtomicU64,
+    /// Images whose lists came from a checkpoint at the start.
+    pub remembered: AtomicU64,
     /// Images that each worker owns.
     pub rows: Box<[AtomicU64]>,
 }
@@ -108,6 +112,7 @@ impl Counters {
             rescan_dot_products: AtomicU64::new(0),
             rescans: AtomicU64::new(0),
             guard_checks: AtomicU64::new(0),
+            remembered: AtomicU64::new(0),
             rows: (0..workers).map(|_| AtomicU64::new(0)).collect(),
         }
     }
@@ -179,6 +184,11 @@ impl<T: 'static> Stash<T> {
         self.0.entry(epoch).or_insert_with(|| (cap.delayed(&epoch), Vec::new())).1.push(record);
     }
 
+    /// The oldest epoch that has records.
+    fn first(&self) -> Option<Epoch> {
+        self.0.keys().next().copied()
+    }
+
     /// The oldest epoch, if nothing more can come for it.
     pub(crate) fn closed(&mut self, frontier: &[Epoch]) -> Option<(Capability<Epoch>, Vec<T>)> {
         let entry = self.0.first_entry()?;
@@ -193,11 +203,12 @@ pub fn neighbors<'s>(
     mining: Arc<Mining>,
     book: Arc<VectorBook>,
     counters: Arc<Counters>,
+    state: Arc<State>,
 ) -> StreamVec<'s, Epoch, Lists> {
     let scope = versions.scope();
     let (index, peers) = (scope.index(), scope.peers());
     assert!(index < counters.rows.len(), "counters for fewer workers than there are");
-    let shard = Shard::new(index, peers, mining, book, counters);
+    let shard = Shard::new(index, peers, mining, book, counters, state);
     let shard = Rc::new(RefCell::new(shard));
     // The first operator sleeps while an epoch is under way; the last one wakes it.
     let scanner = Rc::new(RefCell::new(None));
@@ -229,7 +240,12 @@ fn scan<'s>(
                     (cap, work)
                 });
             }
-            let Some((cap, work)) = &mut under_way else { return };
+            let Some((cap, work)) = &mut under_way else {
+                if let (None, Some(&next)) = (shard.open, frontier.frontier().first()) {
+                    shard.hand_over_before(stash.first().map_or(next, |first| first.min(next)));
+                }
+                return;
+            };
             match shard.step(work) {
                 Some(offers) => {
                     let parcels = offers.into_iter().map(|(to, o)| Parcel { to, body: Some(o) });
@@ -299,7 +315,7 @@ fn close<'s>(
     scanner: Rc<RefCell<Option<Activator>>>,
 ) -> StreamVec<'s, Epoch, Lists> {
     answers.unary_frontier(parcels(), "NeighborsClose", move |_, _| {
-        let mut stash = Stash::new();
+        let (mut stash, mut ended) = (Stash::new(), false);
         move |(input, frontier), output| {
             stash.take_in(input);
             while let Some((cap, offers)) = stash.closed(&frontier.frontier()) {
@@ -310,6 +326,10 @@ fn close<'s>(
                 if let Some(scanner) = &*scanner.borrow() {
                     scanner.activate();
                 }
+            }
+            if frontier.is_empty() && !ended {
+                ended = true;
+                shard.borrow_mut().end();
             }
         }
     })

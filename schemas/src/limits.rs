@@ -91,6 +91,13 @@ pub const LINGER_FOLDER: Duration = Duration::from_secs(1);
 pub const LINGER_REMOTE: Duration = Duration::from_secs(60);
 /// Epochs that may be between the source and the last commit: the only flow control there is.
 pub const EPOCHS_IN_FLIGHT: u64 = 3;
+/// A state checkpoint is written when as many messages came since the last one as are this part of
+/// the live images: writing is linear in them, and so is what one of these messages costs a start.
+pub const STATE_MESSAGES_PER_IMAGE: f64 = 0.02;
+/// Fewer messages than these are no reason for one.
+pub const STATE_MESSAGES_MIN: usize = 1_000;
+/// With fewer messages one is written after as long a time, so that a quiet service has one too.
+pub const STATE_INTERVAL: Duration = Duration::from_secs(600);
 /// Images encoded in one batch.
 pub const ENCODE_BATCH: usize = 64;
 /// Jobs that one operator has with the threads beside the dataflow at once.

@@ -22,6 +22,7 @@ use crate::{
     replay::Replay,
     requests::{Messages, Request, Requests},
     source::{Offsets, Polled, Source, SourceError},
+    state::Schedule,
 };
 
 /// How long one poll of the source may take; what else there is to do waits no longer.
@@ -54,6 +55,8 @@ pub struct Ingest {
     pub answers: Receiver<Vec<AnnotationRow>>,
     /// Requests of other processes.
     pub requests: Requests,
+    /// When the lists of all images are written.
+    pub schedule: Schedule,
     /// Epochs go here.
     pub feed: SyncSender<EpochInput>,
     /// Shared with everyone.
@@ -170,7 +173,7 @@ impl Ingest {
             }
             open.touch();
         }
-        if self.exchange.force.swap(false, Ordering::AcqRel) {
+        if self.exchange.force.swap(false, Ordering::AcqRel) || self.schedule.is_due() {
             open.touch();
         }
         Ok(())
@@ -217,6 +220,7 @@ impl Ingest {
             self.requests.cut(self.next_epoch);
         }
         self.metrics.cut(input.epoch, &input.records);
+        self.schedule.cut(input.epoch, input.records.len());
         self.next_epoch += 1;
         // A full queue is backpressure: nothing more is taken from the source until it has room.
         let mut waiting = Some(input);

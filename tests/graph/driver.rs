@@ -5,7 +5,7 @@ use std::{
     collections::{BTreeMap, HashMap},
     io::Write,
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, atomic::Ordering},
     time::{Duration, Instant},
 };
 
@@ -15,7 +15,7 @@ use everpair::{
 };
 use operators::{
     flow::{ModelId, Request},
-    neighbors::{Counters, VectorBook},
+    neighbors::{Counters, State, VectorBook},
     publish::{Change, EpochChanges, publish},
     register::Restored,
 };
@@ -55,6 +55,8 @@ pub struct Begin {
 pub struct Ran {
     pub fed: Vec<Fed>,
     pub closed: Vec<EpochChanges>,
+    /// Images whose lists came from the checkpoint that it started with.
+    pub remembered: u64,
 }
 
 /// How a graph is run.
@@ -63,6 +65,8 @@ pub struct Run<'a> {
     pub workers: usize,
     /// Epochs that may be open while an earlier one is not closed.
     pub ahead: Epoch,
+    /// Checkpoints, to start with and to hand over.
+    pub state: Arc<State>,
     /// Printed if a worker panics or stands still: nothing can be caught then.
     pub case: Arc<str>,
 }
@@ -70,9 +74,11 @@ pub struct Run<'a> {
 impl Run<'_> {
     /// Runs the graph over the epochs; with a desk, over as many more as its answers need.
     pub fn over(&self, begin: Begin, epochs: Vec<Fed>, desk: Option<Desk>) -> Ran {
+        let counters = Arc::new(Counters::new(self.workers));
         let settings = Settings {
             book: Arc::new(VectorBook::default()),
-            counters: Arc::new(Counters::new(self.workers)),
+            counters: counters.clone(),
+            state: self.state.clone(),
             ..self.settings.clone()
         };
         let closed: Arc<Mutex<Vec<EpochChanges>>> = Arc::default();
@@ -94,7 +100,7 @@ impl Run<'_> {
         let ended = guards.expect("workers start").join();
         let fed = ended.into_iter().flat_map(|fed| fed.expect("a worker ends well")).collect();
         let closed = std::mem::take(&mut *closed.lock().unwrap());
-        Ran { fed, closed }
+        Ran { fed, closed, remembered: counters.remembered.load(Ordering::Relaxed) }
     }
 }
 

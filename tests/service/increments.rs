@@ -79,9 +79,23 @@ pub fn ten_more(images: usize, share_max: f64) {
     assert!(share > 0.0 && rows.iter().all(fair), "{rows:?}, a share is {share}");
 
     take_one_down(&place, &mut service, &mut log, &after);
-    service.terminate();
-    assert_eq!(service.wait().0, Some(0));
+    restart(&place, service);
     place.everpair("tables", &["verify", "--sample", "200"]).ended(0);
+}
+
+/// Killed, it has the lists of a checkpoint written on the way, and mines what came after that.
+fn restart(place: &Place, mut service: Running) {
+    let states = place.path("tables/_everpair/state");
+    service.wait_until("a state checkpoint is whole", || files(&states).len() as u64 == WORKERS);
+    service.kill();
+    place.catch_up("tables");
+    let after = place.counters("tables").expect("a run leaves its counters");
+    let (vectors, remembered) = (number_of_vectors(place), number(&after, "remembered_images"));
+    let new = vectors as u64 / 3 - remembered;
+    let products = number(&after, "dot_products") + number(&after, "rescan_dot_products");
+    println!("restart: {remembered} images known, {new} new, {products} dot products");
+    assert!(remembered >= 900, "{remembered} images known");
+    assert!(products as f64 <= 1.1 * (new as usize * vectors) as f64, "{products}");
 }
 
 /// A delete scans nothing.

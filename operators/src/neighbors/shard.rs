@@ -6,12 +6,16 @@ use std::{
 };
 
 use kernels::similarity::{Rows, scan};
-use schemas::{Epoch, shard_of};
+use schemas::{
+    Epoch,
+    checkpoint::{self, Header, Image, List, Part},
+    shard_of,
+};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Counters, Lists, Mining, Neighbor, VectorBook,
-    kept::{Inserted, Kept},
+    Counters, Lists, Mining, Neighbor, State, VectorBook,
+    kept::{Candidate, Inserted, Kept},
 };
 use crate::flow::{RowId, Version, VersionChange};
 
@@ -49,6 +53,12 @@ pub(super) struct Shard {
     mining: Arc<Mining>,
     book: Arc<VectorBook>,
     counters: Arc<Counters>,
+    state: Arc<State>,
+    /// The newest epoch that was opened, and whether lists have changed since a checkpoint.
+    begun: Option<Epoch>,
+    changed_since: bool,
+    /// The newest epoch for which a checkpoint was handed over.
+    handed_over: Option<Epoch>,
     /// The vectors of a channel.
     matrices: [Option<Matrix>; 3],
     /// The images, at places that stay theirs while they live.
@@ -67,6 +77,8 @@ pub(super) struct Shard {
 
 struct Local {
     version: Arc<Version>,
+    /// Of its vectors.
+    digest: [u8; 16],
     /// Row of each channel's matrix.
     at: [Option<usize>; 3],
     /// By channel and band.
@@ -121,6 +133,7 @@ impl Shard {
         mining: Arc<Mining>,
         book: Arc<VectorBook>,
         counters: Arc<Counters>,
+        state: Arc<State>,
     ) -> Shard {
         Shard {
             index,
@@ -128,6 +141,10 @@ impl Shard {
             mining,
             book,
             counters,
+            state,
+            begun: None,
+            changed_since: false,
+            handed_over: None,
             matrices: [None, None, None],
             locals: Vec::new(),
             vacant: Vec::new(),
@@ -148,7 +165,9 @@ impl Shard {
     /// Opens an epoch: what leaves, leaves shard and lists; what enters, enters the shard.
     pub fn begin(&mut self, epoch: Epoch, changes: Vec<VersionChange>) -> Scan {
         assert!(self.open.is_none(), "an epoch opens when the one before is closed");
-        self.open = Some(epoch);
+        self.hand_over_before(epoch);
+        let first = self.begun.is_none();
+        (self.open, self.begun, self.changed_since) = (Some(epoch), Some(epoch), true);
         let mut gone = HashSet::new();
         let mut fresh = Vec::new();
         for change in changes {
@@ -165,9 +184,12 @@ impl Shard {
         self.purge(&gone);
         fresh.retain(|version| !gone.contains(&version.row));
         fresh.sort_unstable_by_key(|version| version.row);
+        if first {
+            fresh = self.remember(epoch, fresh);
+        }
         for version in &fresh {
             if self.owner(&version.image_id) == self.index {
-                self.enter(epoch, version);
+                self.enter(epoch, version, digest(version), None);
             }
         }
         self.counters.rows[self.index].store(self.places.len() as u64, Relaxed);
@@ -211,11 +233,62 @@ impl Shard {
         }
     }
 
-    fn enter(&mut self, epoch: Epoch, version: &Arc<Version>) {
+    /// Versions that a checkpoint knows enter with the lists that it has, less what has left since.
+    /// The others are given back: they are new.
+    fn remember(&mut self, epoch: Epoch, versions: Vec<Arc<Version>>) -> Vec<Arc<Version>> {
+        let state = Arc::clone(&self.state);
+        let Some(remembered) = state.start() else { return versions };
+        let (mut known, mut fresh) = (Vec::new(), Vec::new());
+        for version in versions {
+            let digest = digest(&version);
+            match remembered.image(&version.image_id, &digest) {
+                Some((image, ids)) => known.push((version, digest, image, ids)),
+                None => fresh.push(version),
+            }
+        }
+        let rows: HashMap<&str, &Arc<Version>> =
+            known.iter().map(|(version, ..)| (&*version.image_id, version)).collect();
+        let mut shortened = Vec::new();
+        for (version, digest, image, ids) in &known {
+            if self.owner(&version.image_id) != self.index {
+                continue;
+            }
+            let mut short = false;
+            let lists = std::array::from_fn(|c| {
+                let lists = image.lists[c].iter().map(|list| {
+                    let live = |(id, score): &(u32, i32)| {
+                        let version = rows.get(&*ids[*id as usize])?;
+                        let (row, image_id) = (version.row, Arc::clone(&version.image_id));
+                        Some(Candidate { score: *score, row, image_id })
+                    };
+                    let entries: Vec<Candidate> = list.entries.iter().filter_map(live).collect();
+                    short |= entries.len() < list.entries.len();
+                    Kept { entries, complete: list.complete }
+                });
+                lists.collect()
+            });
+            let place = self.enter(epoch, version, *digest, Some(lists));
+            shortened.extend(short.then_some(place));
+        }
+        self.shortened.extend(shortened);
+        self.counters.remembered.fetch_max(known.len() as u64, Relaxed);
+        self.changed_since = !fresh.is_empty() || known.len() < remembered.len();
+        fresh
+    }
+
+    /// An image enters the shard: with its lists, or, if they are to be found, without.
+    fn enter(
+        &mut self,
+        epoch: Epoch,
+        version: &Arc<Version>,
+        digest: [u8; 16],
+        lists: Option<[Vec<Kept>; 3]>,
+    ) -> u32 {
         let place = self.vacant.pop().unwrap_or_else(|| {
             self.locals.push(None);
             (self.locals.len() - 1) as u32
         });
+        let fresh = lists.is_none();
         let mut at = [None; 3];
         for (c, vector) in version.vectors.iter().enumerate() {
             let Some(vector) = vector.as_ref().filter(|_| !self.mining.bands[c].is_empty()) else {
@@ -227,18 +300,73 @@ impl Shard {
                 live: 0,
             });
             at[c] = Some(matrix.push(vector, place));
-            self.gathered.extend((0..self.mining.bands[c].len()).map(|band| (place, c, band)));
+            if fresh {
+                let bands = 0..self.mining.bands[c].len();
+                self.gathered.extend(bands.map(|band| (place, c, band)));
+            }
         }
-        let lists = std::array::from_fn(|c| {
-            let bands = if at[c].is_some() { self.mining.bands[c].len() } else { 0 };
-            vec![Kept::empty(); bands]
+        let lists = lists.unwrap_or_else(|| {
+            std::array::from_fn(|c| {
+                let bands = if at[c].is_some() { self.mining.bands[c].len() } else { 0 };
+                vec![Kept::empty(); bands]
+            })
         });
-        let local = Local { version: Arc::clone(version), at, lists, fresh: true, changed: true };
-        self.locals[place as usize] = Some(local);
+        let version = Arc::clone(version);
         self.places.insert(version.row, place);
         self.changed.push(place);
         self.entered.insert(Arc::clone(&version.image_id));
-        self.book.add(epoch, version);
+        self.book.add(epoch, &version);
+        let local = Local { version, digest, at, lists, fresh, changed: true };
+        self.locals[place as usize] = Some(local);
+        place
+    }
+
+    /// No epoch before `next` changes lists any more: those that a checkpoint is wanted of have
+    /// the lists that are here. Every shard hands over the same ones, sooner or later.
+    pub fn hand_over_before(&mut self, next: Epoch) {
+        let Some(begun) = self.begun else { return };
+        loop {
+            let from = self.handed_over.map_or(begun, |epoch| begun.max(epoch + 1));
+            let wanted = if from < next { self.state.wanted(from, next) } else { None };
+            let Some((epoch, id)) = wanted else { return };
+            self.handed_over = Some(epoch);
+            self.hand_over(epoch, id);
+        }
+    }
+
+    /// Hands the lists over as they are, which is how they were when `epoch` was closed.
+    fn hand_over(&mut self, epoch: Epoch, id: String) {
+        self.changed_since = false;
+        let (mut ids, mut numbers) = (Vec::new(), HashMap::new());
+        let mut number = |image_id: &Arc<str>| {
+            *numbers.entry(Arc::clone(image_id)).or_insert_with(|| {
+                ids.push(image_id.to_string());
+                (ids.len() - 1) as u32
+            })
+        };
+        let mut images = Vec::with_capacity(self.places.len());
+        for local in self.locals.iter().flatten() {
+            let lists = std::array::from_fn(|c| {
+                let lists = local.lists[c].iter().map(|kept| List {
+                    complete: kept.complete,
+                    entries: kept.entries.iter().map(|e| (number(&e.image_id), e.score)).collect(),
+                });
+                lists.collect()
+            });
+            let id = number(&local.version.image_id);
+            images.push(Image { id, vectors: local.digest, lists });
+        }
+        let (part, parts) = (self.index as u32, self.peers as u32);
+        let header = Header { id, epoch, part, parts, rules: self.mining.rules() };
+        self.state.hand_over(Part { header, ids, images });
+    }
+
+    /// The input has ended and every epoch is closed.
+    pub fn end(&mut self) {
+        if let (true, Some(epoch), Some(id)) = (self.changed_since, self.begun, self.state.at_end())
+        {
+            self.hand_over(epoch, id);
+        }
     }
 
     /// Scans one batch of new versions against this shard, for both sides. `None` when there is no
@@ -392,6 +520,10 @@ impl Shard {
         }
         lists
     }
+}
+
+fn digest(version: &Version) -> [u8; 16] {
+    checkpoint::digest(std::array::from_fn(|c| version.vectors[c].as_deref()))
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use super::*;
 
 fn shard(mining: Mining) -> Shard {
     let book = Arc::new(VectorBook::default());
-    Shard::new(0, 1, Arc::new(mining), book, Arc::new(Counters::new(1)))
+    Shard::new(0, 1, Arc::new(mining), book, Arc::new(Counters::new(1)), Arc::default())
 }
 
 /// One epoch of a shard that is alone.
