@@ -629,7 +629,9 @@ fn work(worker: &mut Worker, with: &Boxes, epochs: &[Given], ahead: u64) -> Said
             with.pool.clone(),
         );
         let (mining, book, counters) = (&with.mining, &with.book, &with.counters);
-        let lists = neighbors(versions.clone(), mining.clone(), book.clone(), counters.clone());
+        let (book_here, counters_here) = (book.clone(), counters.clone());
+        let lists =
+            neighbors(versions.clone(), mining.clone(), book_here, counters_here, Arc::default());
         let watched = scope.input_from(&mut watched);
         let pairs = pairs(lists, versions, watched, mining.clone(), book.clone(), counters.clone());
         keep(out.images, &said, |said| &mut said.images, &probe);

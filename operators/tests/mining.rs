@@ -66,7 +66,7 @@ fn run(workers: usize, mining: &Mining, history: &[Inputs], ahead: u64) -> Outco
             let watched = scope.input_from(&mut watched);
             let shared = || (Arc::clone(&mining), Arc::clone(&book_in), Arc::clone(&counters_in));
             let (m, b, c) = shared();
-            let lists = neighbors(versions.clone(), m, b, c);
+            let lists = neighbors(versions.clone(), m, b, c, Arc::default());
             let (m, b, c) = shared();
             let seen = Rc::clone(&seen);
             pairs(lists, versions, watched, m, b, c)
