@@ -21,7 +21,7 @@ use crate::{
     dataset::{At, Dataset},
     delta::Store,
     errln,
-    service::open_store,
+    service::open_tables,
 };
 
 /// How lines are written.
@@ -173,7 +173,7 @@ fn net(log: &[ChangeRow]) -> Vec<ChangeRow> {
 /// Runs the command: changes on stdout, a summary with the next `--since` on stderr.
 pub fn run(args: &ChangesArgs) -> anyhow::Result<()> {
     let config = read_config(&args.config)?;
-    let store = open_store(&config)?;
+    let store = open_tables(&config)?;
     let changes = Changes::read(&store, &args.since, &args.until, args.all, args.rows)?;
     let mut lines = Vec::with_capacity(changes.entries.len());
     for entry in &changes.entries {

@@ -15,8 +15,8 @@ use schemas::{
 };
 
 use crate::{
-    dataset::{At, Dataset},
-    delta::{self, Store},
+    dataset::{self, At, Dataset},
+    delta::Store,
     errln, outln, print,
     push::{self, PushArgs, Target},
     requests::{self, Request},
@@ -154,16 +154,14 @@ pub fn takedown(args: &TakedownArgs) -> anyhow::Result<()> {
         if args.kind != "id" {
             return Err(BadConfig(format!("--kind {} needs --block", args.kind)).into());
         }
-        // Before the service can have read them.
-        let live =
-            service::open_store(&config).and_then(|store| Live::of(&args.kind, &values, &store));
+        // Before the service can have read them; and where a root is misspelt nothing is written.
+        let live = service::open_store(&config)
+            .and_then(|store| Live::of(&args.kind, &values, &store))
+            .context("no tombstone was written: the tables cannot be read")?;
         let count = push::takedown(&values, &mut Target::of(&config)?)?;
         let s = if count == 1 { "" } else { "s" };
         errln!("{count} tombstone{s} written; effective with the epoch that reads them");
-        match live {
-            Ok(live) => live.say(),
-            Err(error) => errln!("warning: whether these images are live is unknown: {error:#}"),
-        }
+        live.say();
         return Ok(());
     }
     if args.kind == "content"
@@ -202,7 +200,7 @@ const UNKNOWN_SHOWN: usize = 10;
 impl Live {
     fn of(kind: &str, named: &[String], store: &Store) -> anyhow::Result<Live> {
         let mut unknown: BTreeSet<String> = named.iter().cloned().collect();
-        if delta::read_latest(store)?.is_none() {
+        if dataset::latest(store)?.is_none() {
             let unknown = unknown.into_iter().collect();
             return Ok(Live { epoch: None, images: 0, unknown });
         }

@@ -56,11 +56,16 @@ impl Dataset {
     /// There is no committed epoch, the epoch is past the newest one or no longer kept, or no
     /// snapshot has this name; the message says which there are.
     pub fn open(store: &Store, at: &At) -> anyhow::Result<Dataset> {
-        let latest = delta::read_latest(store)?
-            .context("there is no committed epoch yet: run the service first")?;
+        let newest = latest(store)?.with_context(|| {
+            format!(
+                "no tables at {}: nothing was committed there yet; run the service first, or \
+                     correct [tables] root",
+                store.named()
+            )
+        })?;
         let page = match at {
-            At::Latest => latest,
-            At::Epoch(epoch) => page_of_epoch(store, *epoch, latest)?,
+            At::Latest => newest,
+            At::Epoch(epoch) => page_of_epoch(store, *epoch, newest)?,
             At::Snapshot(name) => page_of_snapshot(store, name)?,
         };
         Ok(Dataset { store: store.clone(), page })
@@ -95,6 +100,14 @@ impl Dataset {
     pub fn rows<R: Row>(&self) -> anyhow::Result<Vec<R>> {
         restore::rows(&self.table(R::TABLE)?)
     }
+}
+
+/// The page of the newest complete epoch, if there is one.
+///
+/// # Errors
+/// It cannot be read; the message says of which tables.
+pub fn latest(store: &Store) -> anyhow::Result<Option<Latest>> {
+    delta::read_latest(store).with_context(|| format!("the tables at {}", store.named()))
 }
 
 fn read_page(store: &Store, name: &str) -> anyhow::Result<Option<Latest>> {

@@ -78,15 +78,7 @@ impl std::error::Error for Error {}
 
 impl From<object_store::Error> for Error {
     fn from(error: object_store::Error) -> Self {
-        use object_store::Error as Store;
-        let what_to_do = match &error {
-            Store::Unauthenticated { .. } => "; it does not know the credentials: check them",
-            Store::PermissionDenied { .. } => {
-                "; the credentials must be allowed to list, read, write and delete below the root"
-            }
-            _ => "",
-        };
-        Error::Io(format!("{error}{what_to_do}"))
+        Error::Io(store::why(&error))
     }
 }
 

@@ -28,7 +28,7 @@ use crate::{
     cli::{BadConfig, read_config},
     dataset::{At, Dataset},
     outln, print,
-    service::open_store,
+    service::open_tables,
     views,
 };
 
@@ -89,7 +89,7 @@ pub fn run(args: &ExplainArgs) -> anyhow::Result<()> {
         bail!("name a triplet and --config FILE");
     };
     let config = read_config(path)?;
-    let dataset = Dataset::open(&open_store(&config)?, &args.at)?;
+    let dataset = Dataset::open(&open_tables(&config)?, &args.at)?;
     let explained = explain(&dataset, id, &config)?;
     match args.json {
         true => outln!("{explained:#}"),

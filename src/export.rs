@@ -55,7 +55,7 @@ use crate::{
     dataset::{At, Dataset},
     delta::Key,
     errln, outln,
-    service::open_store,
+    service::open_tables,
 };
 
 /// The form of an export.
@@ -187,7 +187,7 @@ struct Made {
 pub fn export(args: &ExportArgs) -> anyhow::Result<()> {
     let images = args.format.images(args.images)?;
     let config = read_config(&args.config)?;
-    let dataset = Dataset::open(&open_store(&config)?, &args.as_of)?;
+    let dataset = Dataset::open(&open_tables(&config)?, &args.as_of)?;
     let folder = Folder::open(&args.to)?;
     let id = dataset.table(Table::Triplets)?.id().to_owned();
     let progress = Progress::new();

@@ -157,7 +157,9 @@ where
         })?;
         let mut message = Message::default();
         event.record(&mut message);
-        writeln!(writer, "{}", message.0)
+        // A number that stands for "as long as the time lasts".
+        let tries = format!(" of {}", schemas::limits::STORE_RETRIES);
+        writeln!(writer, "{}", message.0.replace(&tries, ""))
     }
 }
 

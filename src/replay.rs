@@ -67,7 +67,7 @@ pub struct ReplayArgs {
 pub fn replay(args: &ReplayArgs) -> anyhow::Result<()> {
     let config = read_config(&args.config)?;
     check(args)?;
-    let store = service::open_store(&config)?;
+    let store = service::open_tables(&config)?;
     let mut rows = Dataset::open(&store, &At::Latest)?.rows::<RejectRow>()?;
     let one_of = |row: &RejectRow| args.reason.is_empty() || args.reason.contains(&row.reason);
     rows.retain(|row| {

@@ -28,6 +28,7 @@ use serde_json::{Map, Value};
 use self::{commit::Committer, ingest::Ingest, worker::Progress};
 use crate::{
     console::Console,
+    dataset,
     delta::{self, Store, TableSpec},
     fetch,
     metrics::{Metrics, Phase, timed, turned},
@@ -66,6 +67,19 @@ pub fn open_store(config: &Config) -> anyhow::Result<Store> {
         .with_context(|| format!("open the tables in {root}"))
 }
 
+/// The same for a command that only reads, or that asks a service for something: a folder that is
+/// not there is not made, because nobody would notice that its name is misspelt.
+pub fn open_tables(config: &Config) -> anyhow::Result<Store> {
+    let root = &config.tables.root;
+    if !config.tables.is_remote() && !std::path::Path::new(root).is_dir() {
+        bail!(
+            "no tables at {root}: there is no such folder; run the service first, or correct \
+             [tables] root"
+        );
+    }
+    open_store(config)
+}
+
 /// Runs the service. Ends by `stop`, by itself with `until_caught_up`, or by an error after which
 /// the process has to end, because other threads may still be at work.
 pub fn run(config: &Config, options: RunOptions, stop: &'static AtomicBool) -> anyhow::Result<()> {
@@ -73,7 +87,7 @@ pub fn run(config: &Config, options: RunOptions, stop: &'static AtomicBool) -> a
     let mut settings = settings::settings(config)?;
     let in_force = settings::in_force(config, &settings);
     let mut config_changed = false;
-    if let Some(latest) = delta::read_latest(&store)? {
+    if let Some(latest) = dataset::latest(&store)? {
         config_changed = check_in_force(&latest.info, &in_force, options.apply)?;
     } else {
         validate::root::refuse_foreign(config, &store)?;

@@ -26,7 +26,7 @@ use crate::{
     dataset::{At, Dataset, SNAPSHOTS},
     delta::{Latest, Store},
     errln, outln,
-    service::open_store,
+    service::open_tables,
 };
 
 /// Longest name.
@@ -280,17 +280,17 @@ pub fn losses(dataset: &Dataset) -> anyhow::Result<Losses> {
 pub fn run(command: &SnapshotCommand) -> anyhow::Result<()> {
     match command {
         SnapshotCommand::Create { name, config, at, note } => {
-            let store = open_store(&read_config(config)?)?;
+            let store = open_tables(&read_config(config)?)?;
             let snapshot = create(&store, name, at, note.clone())?;
             errln!("snapshot {name} pins epoch {}", snapshot.page.epoch);
             Ok(())
         }
         SnapshotCommand::List { config, json } => {
-            let store = open_store(&read_config(config)?)?;
+            let store = open_tables(&read_config(config)?)?;
             show(&store, *json)
         }
         SnapshotCommand::Drop { name, config } => {
-            let store = open_store(&read_config(config)?)?;
+            let store = open_tables(&read_config(config)?)?;
             drop(&store, name)?;
             errln!("snapshot {name} is dropped");
             Ok(())

@@ -7,17 +7,17 @@ use schemas::{config::Config, tables};
 use serde_json::{Value, json};
 
 use crate::{
-    dataset::{At, Dataset},
-    delta, errln,
+    dataset::{self, At, Dataset},
+    errln,
     metrics::STATUS,
     outln,
-    service::open_store,
+    service::open_tables,
 };
 
 /// Everything as one JSON value.
 pub fn status(config: &Config) -> anyhow::Result<Value> {
-    let store = open_store(config)?;
-    if delta::read_latest(&store)?.is_none() {
+    let store = open_tables(config)?;
+    if dataset::latest(&store)?.is_none() {
         return Ok(json!({ "epoch": null, "tables": {} }));
     }
     let dataset = Dataset::open(&store, &At::Latest)?;

@@ -28,7 +28,7 @@ use crate::{
     dataset::{At, Dataset},
     delta::{self, Store},
     outln,
-    service::{open_store, rows::pair_row},
+    service::{open_tables, rows::pair_row},
     settings,
 };
 
@@ -144,7 +144,7 @@ impl Tables {
 
 /// Checks the tables of a config; `sample` queries instead of all, chosen by their ids' hash.
 pub fn verify(config: &Config, sample: Option<usize>) -> anyhow::Result<Report> {
-    let store = open_store(config)?;
+    let store = open_tables(config)?;
     let settings = settings::settings(config)?;
     let tables = Tables::read(&store)?;
     if let Some(latest) = delta::read_latest(&store)? {

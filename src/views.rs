@@ -11,7 +11,7 @@ use crate::{
     dataset::{At, Dataset},
     delta::Latest,
     errln, outln,
-    service::open_store,
+    service::open_tables,
     snapshot,
 };
 
@@ -36,7 +36,7 @@ pub struct ViewsArgs {
 /// Prints the statements, one a line, so that Spark can be given each by `spark.sql(line)`.
 pub fn run(args: &ViewsArgs) -> anyhow::Result<()> {
     let config = read_config(&args.config)?;
-    let dataset = Dataset::open(&open_store(&config)?, &args.at)?;
+    let dataset = Dataset::open(&open_tables(&config)?, &args.at)?;
     let mut lines = match args.duckdb {
         true => duckdb(&config, dataset.page()),
         false => spark(&config, dataset.page()),

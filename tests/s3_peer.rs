@@ -245,6 +245,74 @@ fn a_store_that_stays_away_stops_the_service_which_goes_on_later() {
     assert_same(&folder, &shown(&s3.root("tables"), Some(s3.address())));
 }
 
+/// What a newcomer meets: a bucket that is misspelt, tables that are not there yet, keys that are
+/// missing or wrong. Each is one line, at once, and nothing is written anywhere.
+#[test]
+fn a_missing_bucket_and_missing_or_wrong_keys_are_told_in_one_line() {
+    let (place, s3, strict) = (Place::new(), S3::start(), S3::start_strict());
+    let lines = || {
+        let files = fs::read_dir(place.path("log")).expect("a log").flatten();
+        let of = |file: fs::DirEntry| fs::read_to_string(file.path()).expect("lines");
+        files.map(|file| of(file).lines().count()).sum::<usize>()
+    };
+    let refused = |mut command: Command, words: &[&str]| {
+        let began = Instant::now();
+        let (code, out, err) = finish(&mut command);
+        assert_eq!(code, Some(1), "{command:?}: {out}{err}");
+        assert!(out.is_empty(), "{out}");
+        let last = err.lines().last().unwrap_or_default();
+        for words in words {
+            assert!(last.contains(words), "{command:?}: no {words:?} in {last}");
+        }
+        assert!(!err.contains("<Error>") && !err.contains("10000"), "{err}");
+        assert!(began.elapsed() < Duration::from_secs(30), "{:?}", began.elapsed());
+    };
+    let export = place.path("export").display().to_string();
+    let commands: [&[&str]; 8] = [
+        &["status"],
+        &["verify"],
+        &["changes", "--since", "0"],
+        &["views", "--duckdb"],
+        &["export", "--format", "parquet", "--to", &export],
+        &["snapshot", "create", "one"],
+        &["takedown", "scene-00001"],
+        &["run", "--until-caught-up"],
+    ];
+    place.configure("missing", "s3://no-such-bucket/tables", &settings(s3.address()));
+    place.configure("wrong", &strict.root("tables"), &settings(strict.address()));
+    place.configure("empty", &s3.root("tables"), &settings(s3.address()));
+    for command in commands {
+        let root = "s3://no-such-bucket/tables";
+        let words = [root, "NoSuchBucket: the bucket does not exist"];
+        refused(place.command("missing", command), &words);
+        let words = ["InvalidAccessKeyId", "AWS_ACCESS_KEY_ID"];
+        refused(place.command("wrong", command), &words);
+    }
+    assert_eq!(lines(), IMAGES, "no take-down was written");
+    for command in &commands[1..6] {
+        let root = s3.root("tables");
+        refused(place.command("empty", command), &["no tables at", &root, "nothing was committed"]);
+    }
+    let (code, out, err) = finish(&mut place.command("empty", &["status"]));
+    assert_eq!(code, Some(0), "{out}{err}");
+    assert!(err.contains("no epoch is committed yet"), "{err}");
+
+    // A port that was free a moment ago: this machine is none of the cloud's.
+    let closed = {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+        format!("http://{}", listener.local_addr().expect("an address"))
+    };
+    for variables in [("AWS_METADATA_ENDPOINT", &*closed), ("AWS_EC2_METADATA_DISABLED", "true")] {
+        for arguments in [&["status"][..], &["run", "--until-caught-up"]] {
+            let mut command = place.command("empty", arguments);
+            command.env_remove("AWS_ACCESS_KEY_ID").env_remove("AWS_SECRET_ACCESS_KEY");
+            command.env("AWS_SHARED_CREDENTIALS_FILE", place.path("no-such-file"));
+            command.env(variables.0, variables.1);
+            refused(command, &["no credentials", "AWS_ACCESS_KEY_ID", "AWS_PROFILE"]);
+        }
+    }
+}
+
 #[test]
 fn of_two_services_on_the_same_tables_the_older_ends() {
     let (mut place, s3) = (Place::new(), S3::start());

@@ -1,6 +1,6 @@
 //! What `everpair views` and `everpair explain --sql` print is run by the engines that it is for.
 
-use std::{collections::BTreeMap, fs};
+use std::{collections::BTreeMap, fs, process::Command};
 
 use everpair::{
     dataset::{At, Dataset},
@@ -10,7 +10,11 @@ use schemas::tables::{ImageRow, PairRow, Table, TripletRow};
 use serde_json::{Value, json};
 
 use crate::{
-    peers::readers,
+    peers::{
+        pipeline::finish,
+        readers,
+        s3::{BUCKET, S3, settings, sign},
+    },
     place::{Message, Place},
 };
 
@@ -175,4 +179,61 @@ fn the_lineage_query_says_what_explain_says() {
         let one = place.everpair(NAME, &["explain", &id[..12], "--sql"]).ended(0).out;
         assert_eq!(readers::duckdb_script(&path, &one).len(), 1);
     }
+}
+
+/// The same commands on tables in S3: what they print opens those, and says the same of them.
+#[test]
+fn views_lineage_and_exports_of_tables_in_s3_are_those_of_a_folder() {
+    let (place, s3) = (Place::new(), S3::start());
+    place.log().send(scenes::scenes(IMAGES, SEED).map(Message::from));
+    // Rows that do not depend on where epochs end.
+    let rest = "[triplets]\nkeep = \"mined\"\n";
+    place.configure("folder", rest);
+    place.catch_up("folder");
+    let text = format!(
+        "[source]\nfiles = [\"log/*.jsonl\"]\n[tables]\nroot = \"s3://{BUCKET}/it's mine\"\n\
+         {}{rest}",
+        settings(s3.address())
+    );
+    fs::write(place.path("s3.toml"), text).expect("a config can be written");
+    let everpair = |name: &str, arguments: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_everpair"));
+        sign(&mut command).args(arguments);
+        command.arg("--config").arg(place.path(&format!("{name}.toml")));
+        let (code, out, err) = finish(&mut command);
+        assert_eq!(code, Some(0), "{arguments:?}: {out}{err}");
+        out
+    };
+    everpair("s3", &["run", "--until-caught-up"]);
+    let rows = "SELECT 'image', image_id, content_id FROM images
+        UNION ALL SELECT 'pair', query_id, target_id FROM pairs
+        UNION ALL SELECT 'triplet', triplet_id, request_id FROM triplets";
+    let (mut scripts, mut shown, mut lineage, mut exported) = (vec![], vec![], vec![], vec![]);
+    for name in ["folder", "s3"] {
+        let duckdb = place.path(&format!("{name}.duckdb.sql"));
+        fs::write(&duckdb, everpair(name, &["views", "--duckdb"])).expect("a file");
+        shown.push(readers::sorted(readers::duckdb_script(&duckdb, rows)));
+        let query = everpair(name, &["explain", "--sql"]);
+        let query = query.trim().trim_end_matches(';');
+        let query = format!("SELECT triplet_id, query.image_id, instructions FROM ({query})");
+        lineage.push(readers::sorted(readers::duckdb_script(&duckdb, &query)));
+        let spark = place.path(&format!("{name}.spark.sql"));
+        fs::write(&spark, everpair(name, &["views", "--spark"])).expect("a file");
+        scripts.push(spark);
+        let export = place.path(&format!("{name}-export"));
+        let to = export.display().to_string();
+        everpair(name, &["export", "--format", "parquet", "--to", &to]);
+        let files = format!("read_parquet('{to}/**/*.parquet', union_by_name = true)");
+        let query = format!("SELECT * EXCLUDE (epoch) FROM {files} ORDER BY ALL");
+        exported.push(readers::duckdb_script(&duckdb, &query));
+    }
+    assert!(lineage[0].len() > 50, "{} triplets", lineage[0].len());
+    assert!(exported[0].len() >= lineage[0].len());
+    let spark = readers::spark_scripts(&[(&scripts[0], rows), (&scripts[1], rows)]);
+    shown.extend(spark.into_iter().map(readers::sorted));
+    for other in &shown[1..] {
+        assert_eq!(&shown[0], other);
+    }
+    assert_eq!(lineage[0], lineage[1]);
+    assert!(exported[0] == exported[1], "the exports differ");
 }

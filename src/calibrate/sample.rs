@@ -30,7 +30,7 @@ use sha2::{Digest, Sha256};
 use super::copies;
 use crate::{
     dataset::{At, Dataset},
-    service::open_store,
+    service::open_tables,
     settings,
 };
 
@@ -166,7 +166,7 @@ struct Look {
 /// There is no committed epoch, or a table cannot be read.
 pub fn of_tables(config: &Config, most: usize, seed: u64) -> anyhow::Result<Sample> {
     let encoders = settings::settings(config)?.encoders;
-    let store = open_store(config)?;
+    let store = open_tables(config)?;
     let dataset = Dataset::open(&store, &At::Latest)?;
 
     let mut chosen: Smallest<(String, Option<String>)> = Smallest::new(most);

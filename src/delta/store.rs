@@ -2,6 +2,7 @@
 
 mod calls;
 mod open;
+mod why;
 
 use std::collections::BTreeMap;
 use std::io::Read;
@@ -21,6 +22,7 @@ use parquet::file::reader::{ChunkReader, Length};
 use schemas::limits;
 
 pub use self::calls::{Calls, Operation};
+pub(super) use self::why::why;
 use super::{Error, Result};
 
 /// A bucket, by its URL without a path (`s3://BUCKET`).
@@ -37,6 +39,8 @@ const READ_AHEAD_BYTES: u64 = 256 << 10;
 pub struct Store {
     objects: Arc<dyn ObjectStore>,
     root: Path,
+    /// The root as a person wrote it, for messages.
+    named: Arc<str>,
     runtime: Arc<tokio::runtime::Runtime>,
     calls: Arc<Calls>,
 }
@@ -67,7 +71,7 @@ impl Store {
     ) -> Result<Store> {
         if root.contains("://") {
             let (objects, path) = open::open(root, settings, retry_time)?;
-            return Store::new(objects, path);
+            return Ok(Store { named: root.into(), ..Store::new(objects, path)? });
         }
         if let Some(key) = settings.keys().next() {
             let why = format!("[tables.settings] {key}: a folder has no settings");
@@ -82,7 +86,8 @@ impl Store {
             |error: &dyn std::fmt::Display| Error::Io(format!("{}: {error}", root.display()));
         std::fs::create_dir_all(root).map_err(|error| named(&error))?;
         let objects = LocalFileSystem::new_with_prefix(root).map_err(|error| named(&error))?;
-        Store::new(Arc::new(objects), Path::default())
+        let store = Store::new(Arc::new(objects), Path::default())?;
+        Ok(Store { named: root.display().to_string().into(), ..store })
     }
 
     /// The tables under `root` of any object store that can create an object only if it is absent.
@@ -93,7 +98,13 @@ impl Store {
             .enable_all()
             .build()
             .map_err(|error| Error::Io(format!("no runtime for the store: {error}")))?;
-        Ok(Store { objects, root, runtime: Arc::new(runtime), calls: Arc::default() })
+        let named = root.as_ref().into();
+        Ok(Store { objects, root, named, runtime: Arc::new(runtime), calls: Arc::default() })
+    }
+
+    /// The root as a person wrote it.
+    pub fn named(&self) -> &str {
+        &self.named
     }
 
     /// What was asked of this store and its clones.
@@ -111,8 +122,7 @@ impl Store {
         let get = async {
             match self.objects.get(&path).await {
                 Ok(found) => Ok(Some(found.bytes().await?)),
-                Err(object_store::Error::NotFound { .. }) => Ok(None),
-                Err(error) => Err(error.into()),
+                Err(error) => absent(error).map(|()| None),
             }
         };
         self.calls.time(Operation::Get, || self.runtime.block_on(get))
@@ -197,8 +207,8 @@ impl Store {
         let path = self.path(name);
         let delete = async {
             match self.objects.delete(&path).await {
-                Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
-                Err(error) => Err(error.into()),
+                Ok(()) => Ok(()),
+                Err(error) => absent(error),
             }
         };
         self.calls.time(Operation::Delete, || self.runtime.block_on(delete))
@@ -250,6 +260,14 @@ impl Store {
             .collect();
         names.sort();
         Ok(names)
+    }
+}
+
+/// An object that is not there is no error; a bucket that is not, is.
+fn absent(error: object_store::Error) -> Result<()> {
+    match error {
+        object_store::Error::NotFound { .. } if !why::is_no_bucket(&error) => Ok(()),
+        error => Err(error.into()),
     }
 }
 

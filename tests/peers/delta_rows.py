@@ -118,17 +118,18 @@ def sql(root, query):
 
 
 def script(file, query):
-    """A script that installs the Delta extension finds it installed: nothing is downloaded."""
+    """A script that installs extensions finds them installed: nothing is downloaded."""
     import duckdb
 
-    package = pathlib.Path(importlib.util.find_spec("duckdb_extension_delta").origin).parent
-    (extension,) = package.glob(f"extensions/v{duckdb.__version__}/delta.duckdb_extension")
     connection = duckdb.connect()
     ((platform,),) = connection.execute("PRAGMA platform").fetchall()
     with tempfile.TemporaryDirectory() as folder:
         installed = pathlib.Path(folder, f"v{duckdb.__version__}", platform)
         installed.mkdir(parents=True)
-        shutil.copy(extension, installed)
+        for name in ("delta", "httpfs", "aws"):
+            spec = importlib.util.find_spec(f"duckdb_extension_{name}")
+            folder_of = pathlib.Path(spec.origin).parent / f"extensions/v{duckdb.__version__}"
+            shutil.copy(folder_of / f"{name}.duckdb_extension", installed)
         connection.execute(f"SET extension_directory = {literal(folder)}")
         connection.execute("SET autoinstall_known_extensions = false")
         connection.execute("SET TimeZone = 'UTC'")

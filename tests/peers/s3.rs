@@ -22,7 +22,17 @@ pub struct S3 {
 
 impl S3 {
     pub fn start() -> S3 {
+        S3::start_with(&[])
+    }
+
+    /// A server that knows no keys: once its bucket is there, whoever asks is refused.
+    pub fn start_strict() -> S3 {
+        S3::start_with(&[("INITIAL_NO_AUTH_ACTION_COUNT", "1")])
+    }
+
+    fn start_with(variables: &[(&str, &str)]) -> S3 {
         let mut command = Command::new(peer("EVERPAIR_PYTHON"));
+        command.envs(variables.iter().copied());
         command.args(["-m", "moto.server", "-H", "127.0.0.1", "-p", "0"]);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         let mut process = command.spawn().expect("moto starts");

@@ -1,5 +1,7 @@
 //! Exit codes, and words that say what to do.
 
+use std::fs;
+
 use everpair::{
     delta::{self, Change, EpochCommit, Key, Publisher},
     scenes,
@@ -55,7 +57,16 @@ fn before_the_first_run_there_is_nothing_to_verify() {
     let place = Place::new();
     place.configure("tables", LINGER);
     place.everpair("tables", &["verify"]).ended(1).says("run the service first");
+    let missing = "no tables at ";
+    for command in [&["status"][..], &["changes", "--since", "0"], &["views", "--duckdb"]] {
+        place.everpair("tables", command).ended(1).says(missing).says("no such folder");
+    }
+    assert!(!place.path("tables").exists(), "who reads makes no folder");
+    fs::create_dir(place.path("tables")).expect("a folder");
     place.everpair("tables", &["status"]).ended(0).says("no epoch is committed yet");
+    let said = place.everpair("tables", &["verify"]).ended(1).says(missing);
+    said.says("nothing was committed there yet");
+    fs::remove_dir(place.path("tables")).expect("it is empty");
     place.everpair("tables", &["validate"]).ended(1).says("no partition");
     place.log().send(scenes::scenes(3, 76).map(Message::from));
     let said = place.everpair("tables", &["validate"]).ended(0);

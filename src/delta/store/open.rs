@@ -54,6 +54,7 @@ pub(super) fn open(
                 builder = builder.with_config(known, value);
             }
             builder = profile::fill(builder).map_err(refused)?;
+            keys::are_there(&builder).map_err(refused)?;
             let endpoint = builder.get_config_value(&AmazonS3ConfigKey::Endpoint);
             // An endpoint without TLS was written down on purpose.
             let client = client.with_allow_http(endpoint.is_some_and(|e| e.starts_with("http://")));
@@ -114,6 +115,59 @@ fn client() -> ClientOptions {
             "everpair/",
             env!("CARGO_PKG_VERSION")
         )))
+}
+
+/// Whether anything says who asks. Where nothing else does the client asks the machine that it runs
+/// on, for minutes where that is none of the cloud's.
+mod keys {
+    use std::{
+        net::{TcpStream, ToSocketAddrs},
+        time::Duration,
+    };
+
+    use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey as Key};
+    use url::Url;
+
+    use super::super::why::NO_KEYS;
+
+    /// Where a machine of the cloud tells its role's keys.
+    const METADATA: &str = "http://169.254.169.254";
+    /// It is next door, or not there.
+    const PATIENCE: Duration = Duration::from_secs(1);
+
+    pub(super) fn are_there(builder: &AmazonS3Builder) -> Result<(), String> {
+        let said = [
+            Key::AccessKeyId,
+            Key::SecretAccessKey,
+            Key::WebIdentityTokenFile,
+            Key::ContainerCredentialsRelativeUri,
+            Key::ContainerCredentialsFullUri,
+        ];
+        let unsigned = builder.get_config_value(&Key::SkipSignature).is_some_and(|v| v == "true");
+        if unsigned || said.iter().any(|key| builder.get_config_value(key).is_some()) {
+            return Ok(());
+        }
+        let disabled = std::env::var("AWS_EC2_METADATA_DISABLED");
+        if disabled.is_ok_and(|disabled| disabled.eq_ignore_ascii_case("true")) {
+            return Err(NO_KEYS.to_owned());
+        }
+        let endpoint = builder.get_config_value(&Key::MetadataEndpoint);
+        let endpoint = endpoint.unwrap_or_else(|| METADATA.to_owned());
+        match answers(&endpoint) {
+            true => Ok(()),
+            false => Err(format!("{NO_KEYS} (this machine's own, at {endpoint}, does not answer)")),
+        }
+    }
+
+    fn answers(endpoint: &str) -> bool {
+        let Some(url) = Url::parse(endpoint).ok() else { return false };
+        let Some((host, port)) = url.host_str().zip(url.port_or_known_default()) else {
+            return false;
+        };
+        let host = host.trim_start_matches('[').trim_end_matches(']');
+        let addresses = (host, port).to_socket_addrs().into_iter().flatten();
+        addresses.into_iter().any(|at| TcpStream::connect_timeout(&at, PATIENCE).is_ok())
+    }
 }
 
 /// The file where the tools of S3 keep credentials, which object_store does not read.
@@ -207,7 +261,11 @@ mod tests {
 
     #[test]
     fn the_root_is_the_path_of_the_url() {
-        let settings = [("region", "eu-west-1"), ("endpoint", "http://127.0.0.1:9")];
+        let settings = [
+            ("region", "eu-west-1"),
+            ("endpoint", "http://127.0.0.1:9"),
+            ("skip_signature", "true"),
+        ];
         let settings = settings.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect();
         for (url, root) in [("s3://bucket/a/b", "a/b"), ("s3://bucket/a/", "a"), ("s3://b", "")] {
             assert_eq!(open(url, &settings, Duration::ZERO).expect("it opens").1.as_ref(), root);
