@@ -101,11 +101,8 @@ pub fn run(config: &Config, options: RunOptions, stop: &'static AtomicBool) -> a
     let publisher = delta::start(&store, &specs()).context("take over the tables")?;
     metrics.enter(Phase::Restoring);
     let (begin, mut shown) = restore::restore(&publisher, &config.filter, &metrics, known)?;
-    let next: Offsets = publisher
-        .offsets()
-        .into_iter()
-        .map(|((topic, partition), next)| ((topic.into(), partition), next))
-        .collect();
+    let next = publisher.offsets().into_iter();
+    let next: Offsets = next.map(|((topic, at), next)| ((topic.into(), at), next)).collect();
     let (source, ends) = open_source(config, options, &next, std::mem::take(&mut shown.known))?;
     let rejected = std::mem::take(&mut shown.rejected);
     metrics.opened(&publisher, delta::read_latest(&store)?, rejected, next.clone())?;
@@ -116,11 +113,9 @@ pub fn run(config: &Config, options: RunOptions, stop: &'static AtomicBool) -> a
     if let Ok(mut committed) = exchange.committed.lock() {
         *committed = next;
     }
-    let remembered = state::read(&store, &settings.mining);
-    let schedule_knows = remembered.is_some();
-    let states = state::Writer::start(store.clone(), remembered)?;
+    let (states, schedule) =
+        state::Writer::start(store.clone(), &settings.mining, settings.counters.clone())?;
     settings.state = states.state();
-    let schedule = states.schedule(settings.counters.clone(), schedule_knows);
     let requests = Requests::new(store.clone());
     let (answers_in, answers) = mpsc::channel();
     let (feed_in, feed) = mpsc::sync_channel(1);

@@ -24,7 +24,7 @@ use crate::delta::Store;
 const FOLDER: &str = "_everpair/state";
 
 /// The newest whole checkpoint that fits this mining.
-pub fn read(store: &Store, mining: &Mining) -> Option<Remembered> {
+fn read(store: &Store, mining: &Mining) -> Option<Remembered> {
     let names = match store.list(FOLDER, "") {
         Ok(names) => names.into_iter().map(|(name, _)| name),
         Err(error) => {
@@ -44,7 +44,7 @@ pub fn read(store: &Store, mining: &Mining) -> Option<Remembered> {
                 let images = remembered.len();
                 tracing::info!(
                     epoch,
-                    images,
+                    lists = images,
                     "lists of {images} images come from the state checkpoint of epoch {epoch}"
                 );
                 return Some(remembered);
@@ -86,12 +86,18 @@ pub struct Writer {
     state: Arc<State>,
     mail: Sender<Mail>,
     thread: JoinHandle<()>,
-    wanted: Arc<AtomicBool>,
 }
 
 impl Writer {
-    /// Starts the thread, and the workers' state with what an earlier process left.
-    pub fn start(store: Store, remembered: Option<Remembered>) -> anyhow::Result<Writer> {
+    /// Starts the thread, and the workers' state with what an earlier process left. The schedule is
+    /// for whoever cuts epochs.
+    pub fn start(
+        store: Store,
+        mining: &Mining,
+        counters: Arc<Counters>,
+    ) -> anyhow::Result<(Writer, Schedule)> {
+        let remembered = read(&store, mining);
+        let known = remembered.is_some();
         let (mail, letters) = mpsc::channel();
         let wanted = Arc::new(AtomicBool::new(false));
         let (done, take) = (wanted.clone(), mail.clone());
@@ -104,19 +110,20 @@ impl Writer {
             let _ = take.send(Mail::Part(part));
         };
         let state = Arc::new(State::new(remembered, Some(draw()), hand));
-        Ok(Writer { state, mail, thread, wanted })
+        let schedule = Schedule {
+            state: state.clone(),
+            wanted,
+            counters,
+            messages: usize::from(!known),
+            since: Instant::now(),
+            remembered: known,
+        };
+        Ok((Writer { state, mail, thread }, schedule))
     }
 
     /// For the dataflow.
     pub fn state(&self) -> Arc<State> {
         self.state.clone()
-    }
-
-    /// For whoever cuts epochs. Without a checkpoint at the start one is due with the first.
-    pub fn schedule(&self, counters: Arc<Counters>, remembered: bool) -> Schedule {
-        let (state, wanted) = (self.state.clone(), self.wanted.clone());
-        let since = Instant::now();
-        Schedule { state, wanted, counters, messages: usize::from(!remembered), since, remembered }
     }
 
     /// Waits until all that was handed over is written.
@@ -165,7 +172,7 @@ fn put(store: &Store, id: &str, parts: Vec<Part>) -> anyhow::Result<()> {
     }
     tracing::info!(
         epoch,
-        images,
+        lists = images,
         bytes,
         "state checkpoint of epoch {epoch}: {images} images, {bytes} bytes, {:.1} s",
         begin.elapsed().as_secs_f64()
@@ -181,6 +188,7 @@ pub struct Schedule {
     counters: Arc<Counters>,
     messages: usize,
     since: Instant,
+    /// Whether there is one, of this process or of the one before.
     remembered: bool,
 }
 

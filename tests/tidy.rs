@@ -42,8 +42,8 @@ fn files(extension: &str) -> Vec<PathBuf> {
         for entry in fs::read_dir(folder).expect("folder is readable") {
             let path = entry.expect("entry is readable").path();
             let name = path.file_name().expect("entry has a name").to_string_lossy().into_owned();
-            // A build folder may have any name; this file marks it.
-            let built = path.join("CACHEDIR.TAG").exists();
+            // A build folder may have any name; this file marks it, but only if Cargo made it.
+            let built = path.join("CACHEDIR.TAG").exists() || path == root().join("target");
             if path.is_dir() && !name.starts_with('.') && !built {
                 visit(&path, extension, found);
             } else if path.extension().is_some_and(|e| e == extension) {

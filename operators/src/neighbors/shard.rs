@@ -363,6 +363,8 @@ impl Shard {
 
     /// The input has ended and every epoch is closed.
     pub fn end(&mut self) {
+        // Another shard may have handed over its part already.
+        self.hand_over_before(Epoch::MAX);
         if let (true, Some(epoch), Some(id)) = (self.changed_since, self.begun, self.state.at_end())
         {
             self.hand_over(epoch, id);
