@@ -16,8 +16,15 @@ use super::Mining;
 /// The lists of an earlier process, and where this one's go.
 #[derive(Default)]
 pub struct State {
-    start: Option<Remembered>,
+    start: Mutex<Start>,
     desk: Mutex<Desk>,
+}
+
+/// What every worker reads once; then it is dropped, for it is as large as the lists themselves.
+#[derive(Default)]
+struct Start {
+    remembered: Option<Arc<Remembered>>,
+    read_by: usize,
 }
 
 /// Which checkpoints are wanted, and who gets their parts.
@@ -39,7 +46,8 @@ impl State {
         take: impl Fn(Part) + Send + 'static,
     ) -> State {
         let desk = Desk { wanted: BTreeMap::new(), at_end, take: Some(Box::new(take)) };
-        State { start, desk: Mutex::new(desk) }
+        let start = Start { remembered: start.map(Arc::new), read_by: 0 };
+        State { start: Mutex::new(start), desk: Mutex::new(desk) }
     }
 
     /// Asks for the lists of `epoch`, of which nothing has entered the dataflow yet. Every worker
@@ -48,8 +56,11 @@ impl State {
         self.desk().wanted.insert(epoch, id);
     }
 
-    pub(super) fn start(&self) -> Option<&Remembered> {
-        self.start.as_ref()
+    /// What an earlier process left, once for each of `peers` workers.
+    pub(super) fn start(&self, peers: usize) -> Option<Arc<Remembered>> {
+        let mut start = self.start.lock().unwrap_or_else(PoisonError::into_inner);
+        start.read_by += 1;
+        if start.read_by < peers { start.remembered.clone() } else { start.remembered.take() }
     }
 
     /// The oldest checkpoint that is wanted of an epoch from `begun` on and before `next`.

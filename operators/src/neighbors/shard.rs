@@ -236,8 +236,7 @@ impl Shard {
     /// Versions that a checkpoint knows enter with the lists that it has, less what has left since.
     /// The others are given back: they are new.
     fn remember(&mut self, epoch: Epoch, versions: Vec<Arc<Version>>) -> Vec<Arc<Version>> {
-        let state = Arc::clone(&self.state);
-        let Some(remembered) = state.start() else { return versions };
+        let Some(remembered) = self.state.start(self.peers) else { return versions };
         let (mut known, mut fresh) = (Vec::new(), Vec::new());
         for version in versions {
             let digest = digest(&version);
