@@ -223,17 +223,20 @@ fn views_lineage_and_exports_of_tables_in_s3_are_those_of_a_folder() {
         let export = place.path(&format!("{name}-export"));
         let to = export.display().to_string();
         everpair(name, &["export", "--format", "parquet", "--to", &to]);
-        let files = format!("read_parquet('{to}/**/*.parquet', union_by_name = true)");
-        let query = format!("SELECT * EXCLUDE (epoch) FROM {files} ORDER BY ALL");
-        exported.push(readers::duckdb_script(&duckdb, &query));
+        // What is no memo and no log: those tell of times and epochs, which are each run's own.
+        for table in ["images", "pairs", "triplets"] {
+            let files = format!("read_parquet('{to}/{table}/*.parquet')");
+            let query = format!("SELECT * EXCLUDE (epoch) FROM {files} ORDER BY ALL");
+            exported.push(readers::duckdb_script(&duckdb, &query));
+        }
     }
     assert!(lineage[0].len() > 50, "{} triplets", lineage[0].len());
-    assert!(exported[0].len() >= lineage[0].len());
+    assert!(exported.iter().all(|rows| rows.len() > 50));
     let spark = readers::spark_scripts(&[(&scripts[0], rows), (&scripts[1], rows)]);
     shown.extend(spark.into_iter().map(readers::sorted));
     for other in &shown[1..] {
         assert_eq!(&shown[0], other);
     }
     assert_eq!(lineage[0], lineage[1]);
-    assert!(exported[0] == exported[1], "the exports differ");
+    assert!(exported[..3] == exported[3..], "the exports differ");
 }
