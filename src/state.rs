@@ -71,7 +71,7 @@ fn parse(name: &str) -> Option<(Epoch, &str)> {
     Some((epoch, id))
 }
 
-/// Drawn names sort with their epochs and hold no dash.
+/// Without a dash, which separates the words of a name.
 fn draw() -> String {
     Uuid::new_v4().simple().to_string()
 }
@@ -146,8 +146,7 @@ fn write(store: &Store, letters: &Receiver<Mail>, wanted: &AtomicBool) {
         let whole = waiting.remove(&id).unwrap_or_default();
         if let Err(error) = put(store, &id, whole) {
             tracing::warn!(
-                "a state checkpoint could not be written, the next start may take \
-                            longer: {error}"
+                "a state checkpoint could not be written, the next start may take longer: {error}"
             );
         }
         wanted.store(false, Ordering::Release);

@@ -75,18 +75,21 @@ fn place(topic: &str, partition: i32) -> (Arc<str>, i32) {
     (topic.into(), partition)
 }
 
+fn transactional(broker: &Broker) -> BaseProducer {
+    let mut config = ClientConfig::new();
+    config.set("bootstrap.servers", broker.address()).set("transactional.id", "t");
+    let producer: BaseProducer = config.create().unwrap();
+    producer.init_transactions(PATIENCE).unwrap();
+    producer
+}
+
 /// A transaction leaves a marker where a record would be: who waits for the record before the end
 /// would wait for ever, and who believes the end that others see would pass over what is open.
 #[test]
 fn transactions_are_read_once_committed_and_their_markers_are_passed() {
     let broker = Broker::start();
     broker.create_topic("t", 1);
-    let producer: BaseProducer = ClientConfig::new()
-        .set("bootstrap.servers", broker.address())
-        .set("transactional.id", "t")
-        .create()
-        .unwrap();
-    producer.init_transactions(PATIENCE).unwrap();
+    let producer = transactional(&broker);
     let send = |key: &str| {
         producer.send(BaseRecord::to("t").key(key).payload("x")).unwrap();
         producer.flush(PATIENCE).unwrap();
@@ -134,12 +137,7 @@ fn transactions_are_read_once_committed_and_their_markers_are_passed() {
 fn records_that_are_not_there_any_more_tell_nothing() {
     let broker = Broker::start();
     broker.create_topic("t", 1);
-    let producer: BaseProducer = ClientConfig::new()
-        .set("bootstrap.servers", broker.address())
-        .set("transactional.id", "t")
-        .create()
-        .unwrap();
-    producer.init_transactions(PATIENCE).unwrap();
+    let producer = transactional(&broker);
     for key in ["a", "b"] {
         producer.begin_transaction().unwrap();
         producer.send(BaseRecord::to("t").key(key).payload("x")).unwrap();

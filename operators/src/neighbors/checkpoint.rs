@@ -101,7 +101,7 @@ impl Remembered {
         if !numbers.into_iter().eq(0..first.parts) {
             return Err(format!("it has {} of {} parts", parts.len(), first.parts));
         }
-        let one = |part: &Part| (part.header.id == first.id) & (part.header.epoch == first.epoch);
+        let one = |part: &Part| part.header.id == first.id && part.header.epoch == first.epoch;
         if !parts.iter().all(one) {
             return Err("its parts are of several checkpoints".into());
         }
