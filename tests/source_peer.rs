@@ -83,6 +83,19 @@ fn transactional(broker: &Broker) -> BaseProducer {
     producer
 }
 
+/// The ends that the source tells once partition 0 has come to `end`. A commit or an abort is done for
+/// its producer before the broker has written the marker that moves the end.
+fn ends_at(source: &mut Kafka, end: i64) -> Offsets {
+    let begun = Instant::now();
+    loop {
+        let ends = source.end_offsets().unwrap();
+        if ends.get(&place("t", 0)) == Some(&end) {
+            return ends;
+        }
+        assert!(begun.elapsed() < PATIENCE, "must come to {end}: {ends:?}");
+    }
+}
+
 /// A transaction leaves a marker where a record would be: who waits for the record before the end
 /// would wait for ever, and who believes the end that others see would pass over what is open.
 #[test]
@@ -100,17 +113,15 @@ fn transactions_are_read_once_committed_and_their_markers_are_passed() {
     send("a");
     send("b");
     producer.commit_transaction(PATIENCE).unwrap();
-    let ends = source.end_offsets().unwrap();
-    assert_eq!(ends[&place("t", 0)], 3, "two records and a marker");
+    let ends = ends_at(&mut source, 3);
     assert_eq!(read_to(&mut source, &mut next, &ends), ["a", "b"]);
     assert_eq!(next, ends);
 
     producer.begin_transaction().unwrap();
     send("never");
     producer.abort_transaction(PATIENCE).unwrap();
-    let ends = source.end_offsets().unwrap();
+    let ends = ends_at(&mut source, 5);
     assert_eq!(read_to(&mut source, &mut next, &ends), [""; 0]);
-    assert_eq!(next[&place("t", 0)], 5);
 
     producer.begin_transaction().unwrap();
     send("open");
@@ -126,10 +137,9 @@ fn transactions_are_read_once_committed_and_their_markers_are_passed() {
         assert_eq!(late.poll(WAIT).unwrap(), Polled::Idle);
     }
     producer.commit_transaction(PATIENCE).unwrap();
-    let ends = source.end_offsets().unwrap();
+    let ends = ends_at(&mut source, 7);
     assert_eq!(read_to(&mut late, &mut next.clone(), &ends), ["open"]);
     assert_eq!(read_to(&mut source, &mut next, &ends), ["open"]);
-    assert_eq!(next[&place("t", 0)], 7);
 }
 
 /// What stands where a marker does, or where retention has been, is not there: it is no other record.
@@ -143,12 +153,7 @@ fn records_that_are_not_there_any_more_tell_nothing() {
         producer.send(BaseRecord::to("t").key(key).payload("x")).unwrap();
         producer.commit_transaction(PATIENCE).unwrap();
     }
-    let mut ends = Offsets::new();
-    let begun = Instant::now();
-    while ends.get(&place("t", 0)) != Some(&4) {
-        assert!(begun.elapsed() < PATIENCE, "two records and two markers: {ends:?}");
-        ends = reader(&broker, "t", &Offsets::new()).end_offsets().unwrap();
-    }
+    let ends = ends_at(&mut reader(&broker, "t", &Offsets::new()), 4);
     write(&broker, "t", &["c"]);
     let opened = |known: &[(i64, &str)]| {
         let mut witnesses = Witnesses::default();
