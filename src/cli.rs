@@ -52,6 +52,15 @@ pub fn parse_config(path: &Path, text: &str) -> anyhow::Result<Config> {
     let folder = folder.unwrap_or(Path::new("."));
     let folder = std::path::absolute(folder).map_err(|error| bad(error.to_string()))?;
     config.resolve(&folder);
+    let beside =
+        |pattern: &&String| Path::new(pattern).parent() == Some(Path::new(&config.tables.root));
+    if let Some(pattern) = config.source.files.iter().find(beside) {
+        let why = "the log and the tables need a folder each, such as \"log\" and \"tables\"";
+        return Err(bad(format!(
+            "[tables] root is the folder of [source] files {pattern:?}: {why}"
+        ))
+        .into());
+    }
     secrets::learn_settings(&config.source.settings);
     secrets::learn_settings(&config.tables.settings);
     settings::settings(&config).map_err(|error| bad(format!("{error:#}")))?;

@@ -9,7 +9,6 @@
 //! ```text
 //!   publish   one epoch over all tables, the last of them (the anchor) makes it real; start
 //!      │      decide: facts -> decision, pure, the part a model checks
-//!      │      retain: what of the tables is still needed, and removing the rest
 //!      ▼
 //!   table     one table: commit, scan, restore; key -> (file, row)
 //!      │
@@ -29,7 +28,6 @@ mod file;
 mod generation;
 mod log;
 mod publish;
-pub mod retain;
 mod schema;
 mod store;
 mod table;
@@ -40,7 +38,6 @@ use std::fmt;
 pub use publish::{
     Change, EpochCommit, Latest, Offsets, Publisher, latest_written, read_latest, start,
 };
-pub use retain::{Gone, Keep};
 pub use store::{Created, Operation, Store, open_bucket};
 pub use table::{Commit, Key, Rows, Table, TableSpec};
 
@@ -50,6 +47,9 @@ pub const EPOCH: &str = "everpair/epoch";
 pub const GENERATION: &str = "everpair/generation";
 /// Prefix of the `txn`s that carry the next offset of `<topic>/<partition>`.
 pub const OFFSET: &str = "everpair/offset/";
+/// Prefix of the `txn`s that carry the epoch in which the next offset of `<topic>/<partition>` last
+/// went back: the log had lost its end. What rows of earlier epochs say of offsets there is void.
+pub const AGAIN: &str = "everpair/read-again/";
 
 /// Why an operation on a table did not happen, in the terms of what to do about it.
 #[derive(Debug)]

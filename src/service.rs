@@ -29,7 +29,7 @@ use self::{commit::Committer, ingest::Ingest, worker::Progress};
 use crate::{
     console::Console,
     dataset,
-    delta::{self, Store, TableSpec},
+    delta::{self, Publisher, Store, TableSpec},
     fetch,
     metrics::{Metrics, Phase, timed, turned},
     requests::Requests,
@@ -101,9 +101,8 @@ pub fn run(config: &Config, options: RunOptions, stop: &'static AtomicBool) -> a
     let publisher = delta::start(&store, &specs()).context("take over the tables")?;
     metrics.enter(Phase::Restoring);
     let (begin, mut shown) = restore::restore(&publisher, &config.filter, &metrics, known)?;
-    let next = publisher.offsets().into_iter();
-    let next: Offsets = next.map(|((topic, at), next)| ((topic.into(), at), next)).collect();
-    let (source, ends) = open_source(config, options, &next, std::mem::take(&mut shown.known))?;
+    let known = std::mem::take(&mut shown.known);
+    let Opened { source, next, ends, again } = open_source(config, options, &publisher, known)?;
     let rejected = std::mem::take(&mut shown.rejected);
     metrics.opened(&publisher, delta::read_latest(&store)?, rejected, next.clone())?;
     settings.encoders = Arc::new(timed(&settings.encoders, &metrics));
@@ -140,6 +139,7 @@ pub fn run(config: &Config, options: RunOptions, stop: &'static AtomicBool) -> a
         linger: config.epoch.linger(&config.tables),
         next_epoch,
         ends: ends.clone(),
+        again,
         answers,
         requests: requests.clone(),
         schedule,
@@ -193,23 +193,42 @@ pub fn run(config: &Config, options: RunOptions, stop: &'static AtomicBool) -> a
     Ok(())
 }
 
-/// The source at the next offsets, and with `until_caught_up` its ends as of now.
+struct Opened {
+    source: Box<dyn Source>,
+    /// Next offsets.
+    next: Offsets,
+    /// With `until_caught_up`: the source's ends as of now.
+    ends: Option<Offsets>,
+    /// Partitions that end before the next offset, and that the source has not refused: it begins
+    /// again, and nothing of them counts as read.
+    again: Offsets,
+}
+
 fn open_source(
     config: &Config,
     options: RunOptions,
-    next: &Offsets,
+    publisher: &Publisher,
     known: Witnesses,
-) -> anyhow::Result<(Box<dyn Source>, Option<Offsets>)> {
-    let mut source = fetch::open(config, next, known).context("open the source")?;
+) -> anyhow::Result<Opened> {
+    let next = publisher.offsets().into_iter();
+    let mut next: Offsets = next.map(|((topic, at), next)| ((topic.into(), at), next)).collect();
+    let mut source = fetch::open(config, &next, known).context("open the source")?;
     if !options.until_caught_up {
-        return Ok((source, None));
+        return Ok(Opened { source, next, ends: None, again: Offsets::new() });
     }
     let ends = source.end_offsets().context("ask the source for its end")?;
     if ends.is_empty() {
         let config::Source { files, topics, .. } = &config.source;
         tracing::warn!("the source is empty: {files:?}{topics:?}");
     }
-    Ok((source, Some(ends)))
+    let mut again = Offsets::new();
+    for (place, next) in &mut next {
+        if ends.get(place).is_some_and(|end| *end < *next) {
+            *next = 0;
+            again.insert(place.clone(), 0);
+        }
+    }
+    Ok(Opened { source, next, ends: Some(ends), again })
 }
 
 /// Whether the tables were made with this config; an error says what differs.

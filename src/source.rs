@@ -105,7 +105,8 @@ impl fmt::Display for SourceError {
                 f,
                 "{place}: the next offset to read is {next}, but the log has {earliest} to {end}: \
                  messages were deleted unread, or the log was replaced. To go on with what is \
-                 there, set [source] on_offset_gone = \"earliest\""
+                 there, set [source] on_offset_gone = \"earliest\": what is read again counts as \
+                 later than all before"
             ),
             SourceError::OtherLog { place, expected, found } => write!(
                 f,

@@ -21,5 +21,4 @@ mod service;
 mod source;
 mod source_kafka;
 mod tidy;
-mod upkeep;
 mod validate;

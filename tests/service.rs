@@ -3,7 +3,7 @@
 
 mod another_log;
 mod fenced;
-mod fetching;
+pub mod fetching;
 mod format;
 mod increments;
 mod kills;

@@ -206,7 +206,7 @@ fn a_topic_is_read_on_only_if_it_is_the_one_that_was_read() {
     for record in &records {
         let (at, key) = (&record.position, record.key.clone().unwrap());
         let id = String::from_utf8(key).unwrap();
-        known.note(&at.topic, at.partition, at.offset, Known::Image(id));
+        known.note((&at.topic, at.partition, at.offset), 1, Known::Image(id));
     }
     let next: Offsets = ends.iter().map(|(place, end)| (place.clone(), end - 2)).collect();
     let open = |next: &Offsets, known: &Witnesses| {
@@ -217,11 +217,11 @@ fn a_topic_is_read_on_only_if_it_is_the_one_that_was_read() {
     // Of what is past the next offset, and of other partitions, nothing is asked.
     let last = |partition| ends[&("t".into(), partition)] - 1;
     let mut ahead = known.clone();
-    ahead.note("t", 1, last(1), Known::Image("another".into()));
-    ahead.note("t", 7, 0, Known::Image("another".into()));
+    ahead.note(("t", 1, last(1)), 1, Known::Image("another".into()));
+    ahead.note(("t", 7, 0), 1, Known::Image("another".into()));
     assert_eq!(read_to(&mut open(&next, &ahead), &mut next.clone(), &ends).len(), 6);
 
-    known.note("t", 1, last(1) - 2, Known::Image("another".into()));
+    known.note(("t", 1, last(1) - 2), 1, Known::Image("another".into()));
     let refused = |error: SourceError| {
         let SourceError::OtherLog { place, expected, found } = error else { panic!("{error}") };
         assert_eq!(place, format!("t partition 1 offset {}", last(1) - 2));

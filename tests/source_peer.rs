@@ -158,7 +158,7 @@ fn records_that_are_not_there_any_more_tell_nothing() {
     let opened = |known: &[(i64, &str)]| {
         let mut witnesses = Witnesses::default();
         for (offset, id) in known {
-            witnesses.note("t", 0, *offset, Known::Image((*id).to_owned()));
+            witnesses.note(("t", 0, *offset), 1, Known::Image((*id).to_owned()));
         }
         reader(&broker, "t", &ends).same_as(witnesses).end_offsets().map(|ends| ends.len())
     };

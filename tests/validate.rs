@@ -310,3 +310,33 @@ fn an_object_store_that_does_not_answer_costs_the_timeout() {
     assert!(checks.iter().any(|check| check.part == "source"), "the other parts are told");
     drop(listener);
 }
+
+/// A record that is a reference is fetched as a run would do it.
+#[test]
+fn an_address_is_tried_by_the_rules_of_fetch() {
+    let server = crate::service::fetching::pictures(std::sync::Arc::new(usize::MAX.into()));
+    let allowed = crate::service::fetching::ALLOWED;
+    for (fetch, uri, words) in [
+        (allowed, server.url("scene-00000"), "bytes fetched from http://127.0.0.1"),
+        (allowed, server.url("absent"), "it would be a reject (fetch_failed): http://127.0.0.1"),
+        (allowed, "http://example.org/a".into(), "it would be a reject (uri_not_allowed): "),
+        ("", server.url("scene-00000"), "it would be a reject (uri_not_allowed): "),
+    ] {
+        let place = Place::new();
+        place.configure("tables", &format!("{LINGER}{fetch}"));
+        let value = Some(serde_json::json!({ "uri": uri }).to_string().into_bytes());
+        place.log().send([Message { key: "a".into(), value, headers: Vec::new() }]);
+        tells(&validated(&place, "tables", 0), words);
+    }
+}
+
+#[test]
+fn the_log_and_the_tables_need_a_folder_each() {
+    let place = Place::new();
+    place.configure("log", LINGER);
+    place.log().send(scenes::scenes(3, 3).map(Message::from));
+    for command in ["validate", "run"] {
+        let said = place.everpair("log", &[command]).ended(2);
+        said.says("[tables] root is the folder of [source] files").says("a folder each");
+    }
+}

@@ -199,6 +199,8 @@ impl Shard {
     }
 
     fn arrive(&mut self, arrivals: Vec<Arrival>, effects: &mut Effects) {
+        // An offset below that of the live row is no sign of an old message: a log that lost its end
+        // has its offsets twice, and what is read later wins, a tombstone above all.
         let (old, mut arrivals): (Vec<_>, Vec<_>) =
             arrivals.into_iter().partition(|arrival| self.is_replaced(arrival));
         // Had it been let through when it was first read, it would have been replaced since; only
@@ -206,15 +208,6 @@ impl Shard {
         for arrival in old {
             self.unblocked(arrival, effects);
         }
-        // What was read twice is older than what it made, whatever became of the rest.
-        arrivals.retain(|arrival| match self.live.get(&arrival.image_id) {
-            Some(row) => {
-                let at = &arrival.position;
-                (row.topic.as_str(), row.partition) != (&*at.topic, at.partition)
-                    || at.offset > row.offset
-            }
-            None => true,
-        });
         arrivals.sort_by(|a, b| (&a.image_id, place(a)).cmp(&(&b.image_id, place(b))));
         arrivals.dedup_by(|b, a| a.image_id == b.image_id && place(a) == place(b));
         let mut winners: BTreeMap<Arc<str>, Arrival> = BTreeMap::new();

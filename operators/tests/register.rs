@@ -254,11 +254,6 @@ fn model(epochs: &[Given]) -> Vec<State> {
         let mut seen = BTreeSet::new();
         for arrival in &epoch.arrivals {
             let (id, at) = (arrival.image_id.to_string(), &arrival.position);
-            // A message that its image has left behind.
-            let live = rows.get(&id);
-            if live.is_some_and(|row| row.partition == at.partition && at.offset <= row.offset) {
-                continue;
-            }
             if !seen.insert((id.clone(), at.partition, at.offset)) {
                 continue;
             }

@@ -421,8 +421,16 @@ impl Config {
     fn check(&self) -> Result<(), Invalid> {
         let fail = |text: String| Err(Invalid(text));
         let kafka = !self.source.brokers.is_empty() || !self.source.topics.is_empty();
-        if kafka != self.source.files.is_empty() {
-            return fail("[source] needs either brokers and topics, or files".into());
+        match (kafka, !self.source.files.is_empty()) {
+            (false, false) => return fail("[source] needs brokers and topics, or files".into()),
+            (true, true) => {
+                return fail(
+                    "[source] has brokers or topics, and files: a service reads from one of them; \
+                     take the other out"
+                        .into(),
+                );
+            }
+            _ => {}
         }
         if kafka && (self.source.brokers.is_empty() || self.source.topics.is_empty()) {
             return fail("[source] brokers and topics go together".into());

@@ -8,8 +8,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::decide::{self, Resume};
-use super::log::{self, read_commit};
-use super::{Commit, EPOCH, Error, Key, OFFSET, Result, Rows, Store, Table, TableSpec, generation};
+use super::log::read_commit;
+use super::{
+    AGAIN, Commit, EPOCH, Error, Key, OFFSET, Result, Rows, Store, Table, TableSpec, generation,
+};
 
 const LATEST: &str = "_everpair/latest.json";
 
@@ -71,10 +73,10 @@ pub fn latest_written(store: &Store) -> Result<Option<i64>> {
 
 /// The one writer of a set of tables, until a newer one starts.
 pub struct Publisher {
-    pub(super) store: Store,
-    pub(super) generation: u64,
+    store: Store,
+    generation: u64,
     /// In the order of their commits; the last one is the anchor.
-    pub(super) tables: Vec<Table>,
+    tables: Vec<Table>,
     /// Set when a commit failed: only a new start knows what happened.
     stopped: bool,
 }
@@ -159,30 +161,15 @@ impl Publisher {
     /// # Errors
     /// As for a table's commit. After an error the publisher refuses everything: start again.
     pub fn publish(&mut self, epoch: EpochCommit) -> Result<Option<Latest>> {
-        self.refuse_if_stopped()?;
+        if self.stopped {
+            return Err(Error::Refused("a commit failed: start again from the tables".to_owned()));
+        }
         self.stopped = true;
         let published = self.publish_once(epoch);
         let published = published
             .map_err(|error| generation::explained(&self.store, self.generation, error))?;
         self.stopped = false;
         Ok(published)
-    }
-
-    pub(super) fn refuse_if_stopped(&self) -> Result<()> {
-        if self.stopped {
-            return Err(Error::Refused("a commit failed: start again from the tables".to_owned()));
-        }
-        Ok(())
-    }
-
-    /// Refuses to go on once a newer writer has begun. Its commits alone would not stop one that
-    /// slept for long: the log may have lost the versions in which they would collide.
-    pub(super) fn refuse_if_newer(&self) -> Result<()> {
-        let newest = generation::newest(&self.store)?;
-        match newest.filter(|newest| *newest > self.generation) {
-            Some(newer) => Err(Error::Fenced(format!("generation {newer} has begun"))),
-            None => Ok(()),
-        }
     }
 
     fn publish_once(&mut self, epoch: EpochCommit) -> Result<Option<Latest>> {
@@ -196,9 +183,15 @@ impl Publisher {
         }
         let held = self.offsets();
         let moved = offsets.iter().filter(|(partition, next)| held.get(partition) != Some(next));
-        let moved: BTreeMap<String, i64> = moved
-            .map(|((topic, partition), next)| (format!("{OFFSET}{topic}/{partition}"), *next))
-            .collect();
+        let mut txns = BTreeMap::new();
+        for (place, next) in moved {
+            let (topic, partition) = place;
+            txns.insert(format!("{OFFSET}{topic}/{partition}"), *next);
+            if held.get(place) > Some(next) {
+                let at = i64::try_from(epoch).expect("epochs stay below 2^63");
+                txns.insert(format!("{AGAIN}{topic}/{partition}"), at);
+            }
+        }
         let changed: Vec<bool> = self
             .tables
             .iter()
@@ -207,7 +200,7 @@ impl Publisher {
                     || rows.get(table.name()).is_some_and(|rows| !rows.is_empty())
             })
             .collect();
-        let plan = decide::plan(&changed, !moved.is_empty());
+        let plan = decide::plan(&changed, !txns.is_empty());
         if plan.is_empty() {
             return Ok(None);
         }
@@ -217,12 +210,11 @@ impl Publisher {
             let Change { insert, delete } = changes.remove(table.name()).unwrap_or_default();
             let rows = rows.remove(table.name()).unwrap_or_default();
             let (txns, info) = match at == anchor {
-                true => (moved.clone(), info.clone()),
+                true => (std::mem::take(&mut txns), info.clone()),
                 false => (BTreeMap::new(), Map::new()),
             };
             table.commit(Commit { epoch, txns, insert, delete, rows, info })?;
         }
-        self.refuse_if_newer()?;
         self.write_latest(epoch, info).map(Some)
     }
 
@@ -244,9 +236,8 @@ impl Publisher {
     /// What the anchor's commit of its newest epoch said for `latest.json`.
     fn info_of(&self, epoch: u64) -> Result<Map<String, Value>> {
         let anchor = self.anchor();
-        // The log may have lost commits before the one that is looked for.
-        for version in log::commits(&self.store, anchor.name())?.into_iter().rev() {
-            let Some(commit) = read_commit(&self.store, anchor.name(), version)? else { continue };
+        for version in (0..=anchor.version()).rev() {
+            let Some(commit) = read_commit(&self.store, anchor.name(), version)? else { break };
             if commit.txn(EPOCH) == i64::try_from(epoch).ok() {
                 let words = commit.info.get("everpair").and_then(|words| words.get("latest"));
                 return Ok(words.and_then(Value::as_object).cloned().unwrap_or_default());

@@ -51,6 +51,8 @@ pub struct Ingest {
     pub next_epoch: Epoch,
     /// Cut at once when these offsets are reached: nobody waits for more.
     pub ends: Option<Offsets>,
+    /// Partitions that are read again from here: their log has lost what the tables had read.
+    pub again: Offsets,
     /// Answers of the annotator.
     pub answers: Receiver<Vec<AnnotationRow>>,
     /// Requests of other processes.
@@ -99,6 +101,10 @@ impl Ingest {
     /// live in the tables.
     pub fn run(mut self) -> Result<(), SourceError> {
         let mut open = Open::default();
+        if !self.again.is_empty() {
+            open.offsets = std::mem::take(&mut self.again);
+            open.touch();
+        }
         let mut positions = Offsets::new();
         let mut shown = Offsets::new();
         while !self.must_stop() {
@@ -144,6 +150,12 @@ impl Ingest {
                 Polled::Record(record) => {
                     let at = record.position.clone();
                     self.metrics.read(&record);
+                    let place = (at.topic.clone(), at.partition);
+                    if positions.get(&place).is_some_and(|next| at.offset < *next) {
+                        // The log begins again. Within an epoch the higher offset is the later
+                        // message; what is read again is later than all that went before.
+                        self.cut(open, false)?;
+                    }
                     open.bytes += record.bytes();
                     open.input.records.push(record);
                     (at.topic, at.partition, at.offset + 1)

@@ -17,7 +17,7 @@ use serde::Deserialize;
 
 use super::worker::Start;
 use crate::{
-    delta::{Publisher, Table},
+    delta::{AGAIN, Publisher, Table},
     metrics::Metrics,
     source::witness::{Known, Witnesses},
 };
@@ -81,6 +81,7 @@ struct RejectKind {
     topic: Option<String>,
     partition: Option<i32>,
     offset: Option<i64>,
+    epoch: i64,
 }
 
 /// Counts what was turned away, and notes which messages that were.
@@ -89,7 +90,7 @@ pub fn rejected(
     known: &mut Witnesses,
 ) -> anyhow::Result<BTreeMap<(String, String), u64>> {
     let mut counts = BTreeMap::new();
-    let columns = ["stage", "reason", "image_id", "topic", "partition", "offset"];
+    let columns = ["stage", "reason", "image_id", "topic", "partition", "offset", "epoch"];
     for batch in rejects.scan(Some(&columns))? {
         let rows: Vec<RejectKind> =
             serde_arrow::from_record_batch(&batch?).with_context(|| read_error(rejects.name()))?;
@@ -98,7 +99,7 @@ pub fn rejected(
                 (row.topic, row.partition, row.offset)
             {
                 let message = row.image_id.map_or(Known::NoId, Known::Image);
-                known.note(&topic, partition, offset, message);
+                known.note((&topic, partition, offset), row.epoch, message);
             }
             *counts.entry((row.stage, row.reason)).or_default() += 1;
         }
@@ -128,9 +129,10 @@ pub fn restore(
             shown.measured.insert(id, (row.measures, (row.width, row.height)));
         }
     }
+    known.read_again(table(publisher, ImageRow::TABLE)?.txns(AGAIN));
     for mut row in read::<ImageRow>(publisher, metrics)? {
         let message = Known::Image(row.image_id.clone());
-        known.note(&row.topic, row.partition, row.offset, message);
+        known.note((&row.topic, row.partition, row.offset), row.epoch, message);
         row.epoch = 0;
         start.restored.push(Restored::Image(row));
     }

@@ -36,6 +36,7 @@ type Place = (Arc<str>, i32);
 #[derive(Clone, Debug, Default)]
 pub struct Witnesses {
     known: BTreeMap<Place, BTreeMap<i64, Known>>,
+    again: BTreeMap<Place, i64>,
     key: KeySource,
     until_us: Option<i64>,
 }
@@ -44,12 +45,26 @@ impl Witnesses {
     /// None yet. `key` is the config's `[source] key`; `until_us` is when the newest epoch was
     /// committed, in microseconds since 1970: what is younger had not been read by then.
     pub fn new(key: &KeySource, until_us: Option<i64>) -> Witnesses {
-        Witnesses { known: BTreeMap::new(), key: key.clone(), until_us }
+        Witnesses { key: key.clone(), until_us, ..Witnesses::default() }
     }
 
-    /// Takes in what the tables know of one record.
-    pub fn note(&mut self, topic: &str, partition: i32, offset: i64, known: Known) {
+    /// Leaves out what rows of `images` before these epochs say: `<topic>/<partition>`, whose log had
+    /// lost its end and was read again from then on ([`crate::delta::AGAIN`]).
+    pub fn read_again(&mut self, since: BTreeMap<String, i64>) {
+        for (name, epoch) in since {
+            let Some((topic, partition)) = name.rsplit_once('/') else { continue };
+            if let Ok(partition) = partition.parse() {
+                self.again.insert((topic.into(), partition), epoch);
+            }
+        }
+    }
+
+    /// Takes in what a row of `epoch` knows of one record.
+    pub fn note(&mut self, (topic, partition, offset): (&str, i32, i64), epoch: i64, known: Known) {
         let place = (Arc::from(topic), partition);
+        if self.again.get(&place).is_some_and(|since| epoch < *since) {
+            return;
+        }
         let of_place = self.known.entry(place).or_default();
         of_place.insert(offset, known);
         if of_place.len() > KEPT {
@@ -127,7 +142,7 @@ mod tests {
 
     fn same(known: &Known, record: Record, key: &KeySource, until_us: Option<i64>) -> bool {
         let mut witnesses = Witnesses::new(key, until_us);
-        witnesses.note("t", 0, record.position.offset, known.clone());
+        witnesses.note(("t", 0, record.position.offset), 1, known.clone());
         witnesses.compare(&record).is_ok()
     }
 
@@ -136,7 +151,7 @@ mod tests {
         let mut witnesses = Witnesses::new(&KeySource::Message, None);
         let place: Place = ("t".into(), 3);
         for offset in [7, 100, 5, 9, 40, 6] {
-            witnesses.note("t", 3, offset, Known::NoId);
+            witnesses.note(("t", 3, offset), 1, Known::NoId);
         }
         assert_eq!(witnesses.newest(&place, 0..1_000), Some(100));
         assert_eq!(witnesses.newest(&place, 0..100), Some(40));
@@ -146,6 +161,14 @@ mod tests {
         let made_anew = Range { start: 200, end: 100 };
         assert_eq!(witnesses.newest(&place, made_anew), None);
         assert_eq!(witnesses.newest(&("t".into(), 2), 0..1_000), None);
+        let mut witnesses = Witnesses::new(&KeySource::Message, None);
+        witnesses.read_again(BTreeMap::from([("t/3".to_owned(), 5)]));
+        for (offset, epoch) in [(9, 4), (2, 5), (3, 6)] {
+            witnesses.note(("t", 3, offset), epoch, Known::NoId);
+            witnesses.note(("t", 1, offset), epoch, Known::NoId);
+        }
+        assert_eq!(witnesses.newest(&place, 0..100), Some(3), "9 is of a log that is no more");
+        assert_eq!(witnesses.newest(&("t".into(), 1), 0..100), Some(9));
     }
 
     #[test]

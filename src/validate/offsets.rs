@@ -55,9 +55,18 @@ pub(super) fn check(config: &Config, dataset: &Dataset, ranges: &Ranges) -> Vec<
             if next > end {
                 let why = format!(
                     "{place}: the tables are at offset {next}, past its end at {end}: it was made \
-                     anew, or is another one. Give it a [tables] root of its own"
+                     anew, is another one, or has lost its end"
                 );
-                checks.push(Check::failed(PART, why));
+                checks.push(match config.source.on_offset_gone {
+                    OnOffsetGone::Fail => Check::failed(
+                        PART,
+                        format!(
+                            "{why}. Give it a [tables] root of its own, or to read again what it \
+                             has: on_offset_gone = \"earliest\""
+                        ),
+                    ),
+                    OnOffsetGone::Earliest => Check::note(PART, format!("{why}; set to go on")),
+                });
             } else if next < low {
                 let why = format!(
                     "{place}: the next offset is {next}, but the earliest there is {low}: {} \
@@ -90,17 +99,21 @@ struct Stands {
     topic: String,
     partition: i32,
     offset: i64,
+    epoch: i64,
 }
 
 /// What the tables know of the newest messages of each partition.
 pub(super) fn known(config: &Config, dataset: &Dataset) -> anyhow::Result<Witnesses> {
     let mut known = Witnesses::new(&config.source.key, delta::latest_written(dataset.store())?);
-    let columns = ["image_id", "topic", "partition", "offset"];
-    for batch in dataset.table(Table::Images)?.scan(Some(&columns))? {
+    let columns = ["image_id", "topic", "partition", "offset", "epoch"];
+    let images = dataset.table(Table::Images)?;
+    known.read_again(images.txns(delta::AGAIN));
+    for batch in images.scan(Some(&columns))? {
         let rows: Vec<Stands> =
             serde_arrow::from_record_batch(&batch?).context("read the table images")?;
         for row in rows {
-            known.note(&row.topic, row.partition, row.offset, Known::Image(row.image_id));
+            let at = (row.topic.as_str(), row.partition, row.offset);
+            known.note(at, row.epoch, Known::Image(row.image_id));
         }
     }
     restore::rejected(&dataset.table(Table::Rejects)?, &mut known)?;

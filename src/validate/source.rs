@@ -7,16 +7,19 @@ use std::{
     time::{Duration, Instant},
 };
 
+use anyhow::bail;
 use schemas::{
     config::Config,
-    message::{self, Record},
+    message::{self, Description, Fetched, Record},
+    reject::Reason,
 };
 
 use super::{Check, kafka, offsets, seconds};
 use crate::{
     dataset::Dataset,
+    fetch::{self, guard},
     source::{
-        self, Offsets, Polled, Source,
+        self, Offsets, Polled, Source, SourceError, SourceView,
         files::Files,
         witness::{self, Witnesses},
     },
@@ -142,7 +145,7 @@ fn read(
                 let place = (at.topic.clone(), at.partition);
                 let Some((offset, is_known)) = wanted.remove(&place) else { continue };
                 match is_known {
-                    false => checks.push(first_record(config, record)),
+                    false => checks.push(first_record(config, record, deadline)),
                     // Compaction may have taken the one that was asked for.
                     true if at.offset != offset => {}
                     true => match known.compare(&record) {
@@ -182,20 +185,70 @@ fn place_of(record: &Record) -> String {
     format!("{} partition {} offset {}", at.topic, at.partition, at.offset)
 }
 
-fn first_record(config: &Config, record: Record) -> Check {
-    let (place, bytes) = (place_of(&record), record.bytes());
+/// A source of one record.
+struct One(Option<Record>);
+
+impl Source for One {
+    fn poll(&mut self, _: Duration) -> Result<Polled, SourceError> {
+        Ok(self.0.take().map_or(Polled::Idle, Polled::Record))
+    }
+
+    fn hold(&mut self, _: Duration) -> Result<(), SourceError> {
+        Ok(())
+    }
+
+    fn end_offsets(&mut self) -> Result<Offsets, SourceError> {
+        Ok(Offsets::new())
+    }
+
+    fn view(&mut self) -> SourceView {
+        SourceView::default()
+    }
+
+    fn committed(&mut self, _: &Offsets) {}
+}
+
+/// The record with what is behind its `uri`, got as a run would get it.
+fn fetched(config: &Config, record: Record, deadline: Instant) -> anyhow::Result<Record> {
+    let mut source = fetch::in_front_of(Box::new(One(Some(record))), config)?;
+    while Instant::now() < deadline {
+        if let Polled::Record(record) = source.poll(LOOK)? {
+            return Ok(record);
+        }
+    }
+    bail!("what is behind its uri did not come in time")
+}
+
+fn first_record(config: &Config, mut record: Record, deadline: Instant) -> Check {
+    let place = place_of(&record);
+    let uri = message::reference(&record, &config.source.key);
+    if let Some(uri) = &uri {
+        if config.fetch.schemes.is_empty() {
+            let uri = Some(uri.clone());
+            let (reason, why) =
+                message::not_fetched(&Description { uri, ..Description::default() });
+            return would_be_a_reject(&place, reason, &why);
+        }
+        record = match fetched(config, record, deadline) {
+            Ok(record) => record,
+            Err(error) => return Check::failed("fetch", format!("read {place}: {error:#}")),
+        };
+    }
+    let bytes = match &record.fetched {
+        Some(Fetched::Bytes(bytes)) => bytes.len(),
+        _ => record.bytes(),
+    };
+    let from = uri.map_or(String::new(), |uri| format!(" fetched from {}", guard::shown(&uri)));
     match message::parse(record, &config.source.key) {
         Ok(message) => {
-            let text = format!("read {place}: image {:?}, {bytes} bytes", message.image_id);
+            let text = format!("read {place}: image {:?}, {bytes} bytes{from}", message.image_id);
             Check::ok(PART, text)
         }
-        Err(error) => Check::note(
-            PART,
-            format!(
-                "read {place}: it would be a reject ({}): {}",
-                error.reason.as_str(),
-                error.detail
-            ),
-        ),
+        Err(error) => would_be_a_reject(&place, error.reason, &error.detail),
     }
+}
+
+fn would_be_a_reject(place: &str, reason: Reason, why: &str) -> Check {
+    let reason = reason.as_str();
+    Check::note(PART, format!("read {place}: it would be a reject ({reason}): {why}"))
 }

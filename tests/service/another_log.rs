@@ -118,3 +118,40 @@ fn another_rule_for_ids_makes_no_other_log() {
     fs::write(place.path("tables.toml"), content).expect("a config");
     place.catch_up("tables");
 }
+
+/// The end of the log is gone, as after an unclean change of Kafka's leader; then people go on. A
+/// take-down has a lower offset then than the image that it names (I4).
+#[test]
+fn a_log_that_lost_its_end_is_read_again_and_what_is_read_later_wins() {
+    let place = Place::new();
+    place.configure("tables", "[epoch]\nlinger = \"50 ms\"\nrows = 3\n");
+    place.log().send(scenes::scenes(30, 3).map(Message::from));
+    place.catch_up("tables");
+    let before = place.tables("tables").images;
+    let lost: Vec<String> =
+        before.iter().filter(|row| row.offset >= 4).map(|row| row.image_id.clone()).collect();
+    let (gone, kept) = lost.split_at(lost.len() / 2);
+    assert!(gone.len() >= 3 && !kept.is_empty(), "{lost:?}");
+    for partition in 0..3 {
+        let path = place.path(&format!("log/part-{partition:05}.jsonl"));
+        let text = fs::read_to_string(&path).expect("a file of the log");
+        let lines: Vec<&str> = text.split_inclusive('\n').take(2).collect();
+        fs::write(&path, lines.concat()).expect("a shorter file");
+    }
+    place.log().send(gone.iter().map(|id| Message::tombstone(id)));
+
+    place.everpair("tables", &["run", "--until-caught-up"]).ended(1).says("on_offset_gone");
+    let text = fs::read_to_string(place.path("tables.toml")).expect("a config");
+    let earliest = text.replace("[source]\n", "[source]\non_offset_gone = \"earliest\"\n");
+    fs::write(place.path("tables.toml"), earliest).expect("a config");
+    place.catch_up("tables");
+    let after = place.tables("tables").images;
+    let live = |id: &String| after.iter().any(|row| row.image_id == *id);
+    assert_eq!(gone.iter().filter(|id| live(id)).count(), 0, "taken down at a lower offset");
+    assert!(kept.iter().all(live), "what was only lost from the log stays");
+    assert_eq!(after.len(), before.len() - gone.len());
+    place.everpair("tables", &["verify"]).ended(0);
+    // The offsets are those of the log that is there.
+    fs::write(place.path("tables.toml"), text).expect("a config");
+    place.catch_up("tables");
+}

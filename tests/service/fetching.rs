@@ -173,3 +173,67 @@ fn ids_from_content_and_contents_by_reference() {
         assert_eq!(row.content_id, ContentId::of(&picture).hex());
     }
 }
+
+/// The same folder, sent in the three ways there are: bytes, addresses, and addresses of those alone
+/// that are too large for a message.
+#[test]
+fn what_push_sends_by_reference_is_live_as_what_it_sends_by_value() {
+    let photos = tempfile::tempdir().expect("a folder");
+    let kept = tempfile::tempdir().expect("a folder");
+    let mut sizes = Vec::new();
+    for scene in scenes::scenes(IMAGES, SEED) {
+        let path = photos.path().join(format!("{}.img", scene.id));
+        let name = match scene.jpeg_or_png.starts_with(b"\xff\xd8") {
+            true => path.with_extension("jpg"),
+            false => path.with_extension("png"),
+        };
+        sizes.push(scene.jpeg_or_png.len());
+        std::fs::write(&name, scene.jpeg_or_png).expect("an image");
+        if let Some(caption) = scene.caption {
+            std::fs::write(name.with_extension("txt"), caption).expect("a caption");
+        }
+    }
+    sizes.sort_unstable();
+    // Half of them are too large. What a message says besides takes a little too.
+    let (most, store) = ((sizes[IMAGES / 2] + 300).to_string(), kept.path().display().to_string());
+    let store = format!("store:{store}");
+    let ways: [&[&str]; 3] =
+        [&[], &["--by", "reference"], &["--oversize", &store, "--max-message-bytes", &most]];
+    let fetch = format!(
+        "[fetch]\nschemes = [\"file\"]\nfolders = [{:?}, {:?}]\n",
+        photos.path(),
+        kept.path()
+    );
+    let mut all = Vec::new();
+    for options in ways {
+        let place = Place::new();
+        place.configure("tables", &format!("{SMALL}{fetch}"));
+        let output = std::process::Command::new(env!("CARGO_BIN_EXE_everpair"))
+            .arg("push")
+            .arg(photos.path())
+            .arg("--to")
+            .arg(place.path("log"))
+            .args(options)
+            .output()
+            .expect("the program starts");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(0), "{options:?}: {said}");
+        let said = place.everpair("tables", &["validate"]).ended(0);
+        let fetched = said.out.contains(" bytes fetched from file://");
+        assert_eq!(fetched, options.contains(&"reference"), "{}", said.out);
+        place.catch_up("tables");
+        place.verify("tables");
+        let by_address = place.tables("tables").images.iter().filter(|r| r.uri.is_some()).count();
+        all.push((shown(&place, "tables"), by_address));
+    }
+    let (by_value, by_reference, oversize) = (&all[0], &all[1], &all[2]);
+    assert!(by_value.0[0].len() > 40 && !by_value.0[1].is_empty(), "{by_value:?}");
+    assert_eq!(by_reference.0, by_value.0);
+    assert_eq!(oversize.0, by_value.0);
+    let live = by_value.0[0].len();
+    assert_eq!((by_value.1, by_reference.1), (0, live));
+    assert!(oversize.1 > live / 4 && oversize.1 < live, "{} of {live} are kept", oversize.1);
+    let stored = std::fs::read_dir(kept.path()).expect("the folder").count();
+    // Equal contents are kept once.
+    assert!(stored > live / 4 && stored <= oversize.1, "{stored} files");
+}

@@ -122,7 +122,10 @@ impl Fetch {
         for folder in &self.folders {
             let path = Path::new(folder);
             if folder.is_empty() || path.components().any(|part| part == Component::ParentDir) {
-                return Err(Invalid(format!("[fetch] folders: {folder:?} must have no \"..\"")));
+                let how = "write the folder itself, from / on or from the config's folder on";
+                return Err(Invalid(format!(
+                    "[fetch] folders: {folder:?} must have no \"..\": {how}"
+                )));
             }
         }
         if self.timeout.is_zero() || self.timeout > limits::FETCH_TIME_MAX {

@@ -81,6 +81,7 @@ impl TopicWriter {
                         return Err(SourceError::Unusable(why));
                     }
                     if begun.elapsed() < patience {
+                        producer.context().say(&format!("no broker of {brokers} answers yet"));
                         continue;
                     }
                     return Err(SourceError::Unusable(format!(
