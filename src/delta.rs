@@ -9,6 +9,7 @@
 //! ```text
 //!   publish   one epoch over all tables, the last of them (the anchor) makes it real; start
 //!      │      decide: facts -> decision, pure, the part a model checks
+//!      │      retain: what of the tables is still needed, and removing the rest
 //!      ▼
 //!   table     one table: commit, scan, restore; key -> (file, row)
 //!      │
@@ -28,6 +29,7 @@ mod file;
 mod generation;
 mod log;
 mod publish;
+pub mod retain;
 mod schema;
 mod store;
 mod table;
@@ -38,6 +40,7 @@ use std::fmt;
 pub use publish::{
     Change, EpochCommit, Latest, Offsets, Publisher, latest_written, read_latest, start,
 };
+pub use retain::{Gone, Keep};
 pub use store::{Created, Operation, Store, open_bucket};
 pub use table::{Commit, Key, Rows, Table, TableSpec};
 

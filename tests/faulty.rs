@@ -176,7 +176,22 @@ impl ObjectStore for Faulty {
         &self,
         locations: BoxStream<'static, Result<Path>>,
     ) -> BoxStream<'static, Result<Path>> {
-        self.world.objects.delete_stream(locations)
+        // Of several objects some may go and others not.
+        let part = match futures::executor::block_on(self.call()) {
+            Ok(None) => return self.world.objects.delete_stream(locations),
+            Ok(Some(Fault::Unreported | Fault::Crash { happened: true })) => usize::MAX,
+            _ => 0,
+        };
+        let world = self.world.clone();
+        let deleted = async move {
+            let all: Vec<Result<Path>> = locations.collect().await;
+            let some = all.len().div_ceil(2).min(part);
+            let some: Vec<Result<Path>> = all.into_iter().take(some).collect();
+            let some = world.objects.delete_stream(futures::stream::iter(some).boxed());
+            let _: Vec<_> = some.collect().await;
+            Err(broken())
+        };
+        futures::stream::once(deleted).boxed()
     }
 
     fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {

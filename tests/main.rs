@@ -21,4 +21,5 @@ mod service;
 mod source;
 mod source_kafka;
 mod tidy;
+mod upkeep;
 mod validate;

@@ -118,6 +118,11 @@ pub const STORE_PART_BYTES: usize = 16 << 20;
 /// Parts of one object that are on their way at once.
 pub const STORE_PARTS_AT_ONCE: usize = 4;
 
+/// Objects that are read at once where many small ones are.
+pub const STORE_READS_AT_ONCE: usize = 16;
+/// Commits of a table's log that are held at once while it is read.
+pub const LOG_COMMITS_AT_ONCE: u64 = 64;
+
 /// Messages behind the end of the source up to which a service is ready: an epoch.
 pub const READY_LAG: u64 = EPOCH_ROWS as u64;
 /// Longest time without a commit while there is work, of a service that is ready.

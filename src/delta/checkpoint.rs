@@ -86,7 +86,7 @@ pub(super) fn interval(metadata: &Metadata) -> u64 {
     set.filter(|interval| *interval > 0).unwrap_or(INTERVAL_DEFAULT)
 }
 
-fn name(table: &str, version: u64) -> String {
+pub(super) fn name(table: &str, version: u64) -> String {
     format!("{}/{version:020}.checkpoint.parquet", folder(table))
 }
 
@@ -123,6 +123,15 @@ fn actions(snapshot: &Snapshot) -> Vec<Action> {
 
 /// Writes the checkpoint of `snapshot`, then the pointer to it.
 pub(super) fn write(store: &Store, table: &str, snapshot: &Snapshot) -> Result<()> {
+    let size = write_aside(store, table, snapshot)?;
+    let last = LastCheckpoint { version: snapshot.version, size };
+    let last = serde_json::to_vec(&last).expect("two numbers are JSON");
+    store.replace(&pointer(table), last)
+}
+
+/// Writes the checkpoint of an older version, to which nothing points, and gives the number of its
+/// actions.
+pub(super) fn write_aside(store: &Store, table: &str, snapshot: &Snapshot) -> Result<u64> {
     let failed = |error: &dyn std::fmt::Display| {
         Error::Io(format!("{}: {error}", name(table, snapshot.version)))
     };
@@ -140,9 +149,7 @@ pub(super) fn write(store: &Store, table: &str, snapshot: &Snapshot) -> Result<(
     }
     let content = writer.into_inner().map_err(|error| failed(&error))?;
     store.replace(&name(table, snapshot.version), content)?;
-    let last = LastCheckpoint { version: snapshot.version, size: actions.len() as u64 };
-    let last = serde_json::to_vec(&last).expect("two numbers are JSON");
-    store.replace(&pointer(table), last)
+    Ok(actions.len() as u64)
 }
 
 pub(super) fn read(store: &Store, table: &str, version: u64) -> Result<Snapshot> {

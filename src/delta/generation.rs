@@ -45,7 +45,7 @@ impl fmt::Display for Taker {
     }
 }
 
-fn newest(store: &Store) -> Result<Option<u64>> {
+pub(super) fn newest(store: &Store) -> Result<Option<u64>> {
     let names = store.list(GENERATIONS, "0")?;
     Ok(names.iter().filter_map(|(name, _)| name.parse::<u64>().ok()).max())
 }

@@ -2,6 +2,9 @@
 //! the one way to add a commit.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
+
+use schemas::limits;
 
 use super::action::{Action, Add, Commit, Metadata, Protocol, Remove, Txn};
 use super::decide::{self, Answer, Attempt, Found};
@@ -25,7 +28,7 @@ pub(super) fn folder(table: &str) -> String {
     format!("{table}/_delta_log")
 }
 
-fn commit_name(table: &str, version: u64) -> String {
+pub(super) fn commit_name(table: &str, version: u64) -> String {
     format!("{table}/_delta_log/{version:020}.json")
 }
 
@@ -89,13 +92,9 @@ impl Snapshot {
         let first = checkpoints.last().map_or(0, |version| version + 1);
         let newest = commits.last().copied().unwrap_or(snapshot.version).max(snapshot.version);
         let newest = at.unwrap_or(newest);
-        for version in first..=newest {
-            let Some(commit) = read_commit(store, table, version)? else {
-                let name = commit_name(table, version);
-                return Err(Error::Unreadable(format!("{name} is missing")));
-            };
+        each_commit(store, table, first..newest + 1, |version, commit| {
             snapshot.apply(version, &commit.actions);
-        }
+        })?;
         snapshot.check(table)?;
         Ok(Some(snapshot))
     }
@@ -127,6 +126,34 @@ impl Snapshot {
         }
         Err(Error::Unreadable(format!("{table}: the commit of its newest epoch left the log")))
     }
+}
+
+/// Versions whose commits are there, ascending.
+pub(super) fn commits(store: &Store, table: &str) -> Result<Vec<u64>> {
+    let names = store.list(&folder(table), "0")?;
+    let stems = names.iter().filter_map(|(name, _)| name.strip_suffix(".json"));
+    Ok(stems.filter(|stem| stem.len() == 20).filter_map(|stem| stem.parse().ok()).collect())
+}
+
+/// Reads commits of a table, which must all be there, in their order.
+pub(super) fn each_commit(
+    store: &Store,
+    table: &str,
+    versions: Range<u64>,
+    mut take: impl FnMut(u64, Commit),
+) -> Result<()> {
+    let mut first = versions.start;
+    while first < versions.end {
+        let end = versions.end.min(first + limits::LOG_COMMITS_AT_ONCE);
+        let names: Vec<String> = (first..end).map(|version| commit_name(table, version)).collect();
+        let contents = store.get_all(&names)?;
+        for ((version, name), content) in (first..end).zip(&names).zip(contents) {
+            let missing = || Error::Unreadable(format!("{name} is missing"));
+            take(version, Commit::decode(&content.ok_or_else(missing)?, name)?);
+        }
+        first = end;
+    }
+    Ok(())
 }
 
 pub(super) fn read_commit(store: &Store, table: &str, version: u64) -> Result<Option<Commit>> {

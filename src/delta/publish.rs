@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::decide::{self, Resume};
-use super::log::read_commit;
+use super::log::{self, read_commit};
 use super::{
     AGAIN, Commit, EPOCH, Error, Key, OFFSET, Result, Rows, Store, Table, TableSpec, generation,
 };
@@ -73,10 +73,10 @@ pub fn latest_written(store: &Store) -> Result<Option<i64>> {
 
 /// The one writer of a set of tables, until a newer one starts.
 pub struct Publisher {
-    store: Store,
-    generation: u64,
+    pub(super) store: Store,
+    pub(super) generation: u64,
     /// In the order of their commits; the last one is the anchor.
-    tables: Vec<Table>,
+    pub(super) tables: Vec<Table>,
     /// Set when a commit failed: only a new start knows what happened.
     stopped: bool,
 }
@@ -161,15 +161,30 @@ impl Publisher {
     /// # Errors
     /// As for a table's commit. After an error the publisher refuses everything: start again.
     pub fn publish(&mut self, epoch: EpochCommit) -> Result<Option<Latest>> {
-        if self.stopped {
-            return Err(Error::Refused("a commit failed: start again from the tables".to_owned()));
-        }
+        self.refuse_if_stopped()?;
         self.stopped = true;
         let published = self.publish_once(epoch);
         let published = published
             .map_err(|error| generation::explained(&self.store, self.generation, error))?;
         self.stopped = false;
         Ok(published)
+    }
+
+    pub(super) fn refuse_if_stopped(&self) -> Result<()> {
+        if self.stopped {
+            return Err(Error::Refused("a commit failed: start again from the tables".to_owned()));
+        }
+        Ok(())
+    }
+
+    /// Refuses to go on once a newer writer has begun. Its commits alone would not stop one that
+    /// slept for long: the log may have lost the versions in which they would collide.
+    pub(super) fn refuse_if_newer(&self) -> Result<()> {
+        let newest = generation::newest(&self.store)?;
+        match newest.filter(|newest| *newest > self.generation) {
+            Some(newer) => Err(Error::Fenced(format!("generation {newer} has begun"))),
+            None => Ok(()),
+        }
     }
 
     fn publish_once(&mut self, epoch: EpochCommit) -> Result<Option<Latest>> {
@@ -215,6 +230,7 @@ impl Publisher {
             };
             table.commit(Commit { epoch, txns, insert, delete, rows, info })?;
         }
+        self.refuse_if_newer()?;
         self.write_latest(epoch, info).map(Some)
     }
 
@@ -236,8 +252,9 @@ impl Publisher {
     /// What the anchor's commit of its newest epoch said for `latest.json`.
     fn info_of(&self, epoch: u64) -> Result<Map<String, Value>> {
         let anchor = self.anchor();
-        for version in (0..=anchor.version()).rev() {
-            let Some(commit) = read_commit(&self.store, anchor.name(), version)? else { break };
+        // The log may have lost commits before the one that is looked for.
+        for version in log::commits(&self.store, anchor.name())?.into_iter().rev() {
+            let Some(commit) = read_commit(&self.store, anchor.name(), version)? else { continue };
             if commit.txn(EPOCH) == i64::try_from(epoch).ok() {
                 let words = commit.info.get("everpair").and_then(|words| words.get("latest"));
                 return Ok(words.and_then(Value::as_object).cloned().unwrap_or_default());

@@ -45,6 +45,16 @@ pub struct Store {
     calls: Arc<Calls>,
 }
 
+/// An object as a listing of a folder tells of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Listed {
+    /// Below the folder.
+    pub name: String,
+    pub bytes: u64,
+    /// By the store's clock, in milliseconds since 1970.
+    pub written_ms: i64,
+}
+
 /// What became of an attempt to create an object that must not exist.
 #[derive(Debug)]
 pub enum Created {
@@ -212,6 +222,49 @@ impl Store {
             }
         };
         self.calls.time(Operation::Delete, || self.runtime.block_on(delete))
+    }
+
+    /// Several whole objects, in the order of the names, some of them at once.
+    pub(super) fn get_all(&self, names: &[String]) -> Result<Vec<Option<Bytes>>> {
+        let get = |name: &String| {
+            let path = self.path(name);
+            async move {
+                match self.objects.get(&path).await {
+                    Ok(found) => Ok(Some(found.bytes().await?)),
+                    Err(error) => absent(error).map(|()| None),
+                }
+            }
+        };
+        let all = futures::stream::iter(names).map(get).buffered(limits::STORE_READS_AT_ONCE);
+        self.calls.time(Operation::Get, || self.runtime.block_on(all.try_collect()))
+    }
+
+    /// Removes objects, in no order; those that are not there are removed already.
+    pub(super) fn delete_all(&self, names: &[String]) -> Result<()> {
+        if names.is_empty() {
+            return Ok(());
+        }
+        let paths: Vec<_> = names.iter().map(|name| Ok(self.path(name))).collect();
+        let deleted = self.objects.delete_stream(futures::stream::iter(paths).boxed());
+        let all = deleted.map(|deleted| deleted.map(|_| ()).or_else(absent));
+        let all = all.try_for_each(|()| std::future::ready(Ok(())));
+        self.calls.time(Operation::Delete, || self.runtime.block_on(all))
+    }
+
+    /// Every object in a folder and below it, by name.
+    pub(super) fn list_all(&self, folder: &str) -> Result<Vec<Listed>> {
+        let prefix = self.path(folder);
+        let list = self.objects.list(Some(&prefix)).try_collect::<Vec<ObjectMeta>>();
+        let listed = self.calls.time(Operation::List, || self.runtime.block_on(list))?;
+        let below = |meta: ObjectMeta| {
+            let parts: Vec<_> = meta.location.prefix_match(&prefix)?.collect();
+            let name = parts.iter().map(|part| part.as_ref()).collect::<Vec<_>>().join("/");
+            let written_ms = meta.last_modified.timestamp_millis();
+            Some(Listed { name, bytes: meta.size, written_ms })
+        };
+        let mut listed: Vec<Listed> = listed.into_iter().filter_map(below).collect();
+        listed.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(listed)
     }
 
     /// The names of some objects anywhere under the root, below it, `most` of them.

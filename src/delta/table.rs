@@ -1,6 +1,7 @@
 //! One table: opening and claiming it, its rows at a version, and where each key stands.
 
 mod commit;
+mod ledger;
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -15,6 +16,7 @@ use uuid::Uuid;
 
 pub use commit::Commit;
 use commit::info;
+pub(super) use ledger::{Ledger, at};
 
 use super::action::{
     Action, Add, Commit as Entry, DeletionVector, Format, Metadata, Protocol, Txn,
@@ -75,6 +77,7 @@ pub struct Table {
     /// Paths by the number that `index` knows them by.
     paths: Vec<String>,
     index: HashMap<Key, Place>,
+    ledger: Ledger,
 }
 
 impl Table {
@@ -92,7 +95,8 @@ impl Table {
     ) -> Result<Table> {
         let (store, spec) = (store.clone(), spec.clone());
         let (dead, paths, index) = (HashMap::new(), Vec::new(), HashMap::new());
-        let mut table = Table { store, spec, snapshot, writer, dead, paths, index };
+        let ledger = Ledger::new(snapshot.version);
+        let mut table = Table { store, spec, snapshot, writer, dead, paths, index, ledger };
         table.read_vectors()?;
         Ok(table)
     }
@@ -194,6 +198,23 @@ impl Table {
         let vectors = self.snapshot.files.values().filter_map(|add| add.deletion_vector.as_ref());
         let told = |vector: &DeletionVector| (vector.storage_type.clone(), vector.cardinality);
         vectors.map(told).collect()
+    }
+
+    /// Commits that go between two checkpoints.
+    pub(super) fn checkpoint_interval(&self) -> u64 {
+        checkpoint::interval(&self.snapshot.metadata)
+    }
+
+    /// What tells which objects are needed.
+    pub(super) fn kept_parts(&mut self) -> (&Snapshot, &mut Ledger) {
+        (&self.snapshot, &mut self.ledger)
+    }
+
+    /// Objects that are gone need no other tool's sparing.
+    pub(super) fn forget_removed(&mut self, objects: &[String]) {
+        for name in objects {
+            self.snapshot.removed.remove(name);
+        }
     }
 
     fn read_vectors(&mut self) -> Result<()> {

@@ -24,9 +24,23 @@ pub(super) struct VectorFile {
     content: Vec<u8>,
 }
 
-fn file_name(table: &str, prefix: &str, id: Uuid) -> String {
+fn file_name(prefix: &str, id: Uuid) -> String {
     let folder = if prefix.is_empty() { String::new() } else { format!("{prefix}/") };
-    format!("{table}/{folder}deletion_vector_{id}.bin")
+    format!("{folder}deletion_vector_{id}.bin")
+}
+
+/// The object below the table that holds a vector; `None` for one that stands in the log.
+pub(super) fn object(vector: &DeletionVector) -> Option<String> {
+    let text = vector.path_or_inline_dv.as_str();
+    let at = text.len().checked_sub(UUID_CHARS).filter(|at| text.is_char_boundary(*at))?;
+    let id = Uuid::from_slice(&z85::decode(&text[at..]).ok()?).ok()?;
+    (vector.storage_type == "u").then(|| file_name(&text[..at], id))
+}
+
+/// Whether an object below a table, by its name, is one that holds vectors.
+pub(super) fn is_object(name: &str) -> bool {
+    let id = name.strip_prefix(FOLDER).and_then(|name| name.strip_prefix("/deletion_vector_"));
+    id.is_some_and(|id| id.ends_with(".bin"))
 }
 
 fn serialize(dead: &RoaringTreemap) -> Vec<u8> {
@@ -83,7 +97,8 @@ impl VectorFile {
 
     /// The object to write before the commit, if any vector was too large for the log.
     pub(super) fn finish(self, table: &str) -> Option<(String, Vec<u8>)> {
-        (self.content.len() > 1).then(|| (file_name(table, FOLDER, self.id), self.content))
+        (self.content.len() > 1)
+            .then(|| (format!("{table}/{}", file_name(FOLDER, self.id)), self.content))
     }
 }
 
@@ -109,12 +124,8 @@ impl VectorReader {
                 deserialize(data.get(..size).unwrap_or_default(), table)
             }
             "u" => {
-                let at = text.len().checked_sub(UUID_CHARS).filter(|at| text.is_char_boundary(*at));
-                let at = at.ok_or_else(|| unreadable("bad name of a deletion vector"))?;
-                let id = z85::decode(&text[at..]).ok();
-                let id = id.and_then(|bytes| Uuid::from_slice(&bytes).ok());
-                let id = id.ok_or_else(|| unreadable("bad name of a deletion vector"))?;
-                let name = file_name(table, &text[..at], id);
+                let name = object(vector).map(|name| format!("{table}/{name}"));
+                let name = name.ok_or_else(|| unreadable("bad name of a deletion vector"))?;
                 if !self.files.contains_key(&name) {
                     let missing = || Error::Unreadable(format!("{name} is missing"));
                     let content = store.get(&name)?.ok_or_else(missing)?;

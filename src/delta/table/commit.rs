@@ -98,7 +98,7 @@ impl Table {
             return Err(Error::Fenced(why));
         }
         self.writer = writer;
-        self.snapshot.apply(version, &entry.actions);
+        self.ledger.apply(&mut self.snapshot, version, &entry.actions)?;
         if version.is_multiple_of(checkpoint::interval(&self.snapshot.metadata)) {
             // A shortcut that fails to be written costs the next start time, nothing else.
             let _ = checkpoint::write(&self.store, &self.spec.name, &self.snapshot);
