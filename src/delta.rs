@@ -11,7 +11,7 @@
 //!      │      decide: facts -> decision, pure, the part a model checks
 //!      │      retain: what of the tables is still needed, and removing the rest
 //!      ▼
-//!   table     one table: commit, scan, restore; key -> (file, row)
+//!   table     one table: commit, scan, restore, purge; key -> (file, row)
 //!      │
 //!   log ── checkpoint      replay of commits, and the shortcut for it
 //!   action, schema, vector, file     the protocol's words, types, deletion vectors, Parquet files
@@ -42,7 +42,7 @@ pub use publish::{
 };
 pub use retain::{Gone, Keep};
 pub use store::{Created, Operation, Store, open_bucket};
-pub use table::{Commit, Key, Rows, Table, TableSpec};
+pub use table::{Commit, Key, Leaving, Plan, Purged, Rows, Rule, Table, TableSpec, Verdict};
 
 /// Name of the `txn` whose version is the newest epoch that a table holds.
 pub const EPOCH: &str = "everpair/epoch";
@@ -86,6 +86,16 @@ impl From<object_store::Error> for Error {
     fn from(error: object_store::Error) -> Self {
         Error::Io(store::why(&error))
     }
+}
+
+/// All rows of any Parquet object of `size` bytes below the root, whatever table or log it is of,
+/// dead ones included, without its columns of bytes.
+pub fn rows_of_object(
+    store: &Store,
+    name: &str,
+    size: u64,
+) -> Result<impl Iterator<Item = Result<arrow_array::RecordBatch>> + use<>> {
+    file::read_plainly(store, name, size)
 }
 
 /// Milliseconds since 1970, the protocol's clock. It orders nothing: versions do.

@@ -62,7 +62,8 @@ use crate::{
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum Format {
-    /// Every table as plain Parquet, for pyarrow, pandas and whatever does not read Delta.
+    /// Every table as plain Parquet, for pyarrow, pandas and whatever does not read Delta; contents,
+    /// embeddings and annotations of what no image has any more are in it until `everpair gc`.
     Parquet,
     /// Parquet for Hugging Face `datasets`: a row has its pictures, and a card tells about all.
     Hf,

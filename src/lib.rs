@@ -16,6 +16,7 @@ pub mod explain;
 pub mod export;
 pub mod fetch;
 pub mod gallery;
+pub mod gc;
 pub mod log;
 pub mod metrics;
 pub mod print;

@@ -50,6 +50,13 @@ enum Command {
     Push(Box<everpair::push::PushArgs>),
     /// Takes images down; with --block they cannot come back.
     Takedown(cli::TakedownArgs),
+    /// Removes what was taken down or replaced from every file and older version, and proves it.
+    ///
+    /// A running service does it between two epochs. What the newest epoch's live images and the
+    /// snapshots need stays, except images of a snapshot that were taken down; ids stay in changes,
+    /// rejects and blocked. Copies elsewhere are yours to clean: the topic (its retention, or
+    /// compaction), exports, backups.
+    Gc(everpair::gc::GcArgs),
     /// Has rejected messages read again, after a fix of the config; see the table `rejects`.
     Replay(everpair::replay::ReplayArgs),
     /// What the tables hold, and the counters of the newest run.
@@ -137,6 +144,7 @@ fn work(command: Command) -> anyhow::Result<()> {
         }
         Command::Push(args) => cli::push(&args),
         Command::Takedown(args) => cli::takedown(&args),
+        Command::Gc(args) => everpair::gc::gc(&args),
         Command::Replay(args) => everpair::replay::replay(&args),
         Command::Status { config, json } => show_status(&config, json),
         Command::Validate(args) => everpair::validate::validate(&args),

@@ -60,6 +60,8 @@ pub enum Phase {
     Running,
     /// Committing what is open, to end then.
     Stopping,
+    /// Removing what was taken down; the service starts again behind.
+    Collecting,
 }
 
 impl Phase {
@@ -70,6 +72,7 @@ impl Phase {
             Phase::Restoring => "restoring",
             Phase::Running => "running",
             Phase::Stopping => "stopping",
+            Phase::Collecting => "collecting",
         }
     }
 }

@@ -14,7 +14,10 @@ use std::{
 use schemas::{Epoch, tables::BlockedRow};
 use serde::{Deserialize, Serialize};
 
-use crate::delta::{self, Store};
+use crate::{
+    delta::{self, Store},
+    gc,
+};
 
 const FOLDER: &str = "_everpair/requests";
 /// Every name is `ask-<uuid>.json`.
@@ -30,6 +33,9 @@ pub struct Request {
     pub block: Vec<BlockedRow>,
     /// Messages that were turned away, to be read again.
     pub replay: Vec<Messages>,
+    /// The name of a collection that is to be done between two runs of the dataflow.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub collect: Option<String>,
 }
 
 /// Messages of one partition.
@@ -44,11 +50,12 @@ pub struct Messages {
     pub offsets: Vec<i64>,
 }
 
-/// Asks the service of these tables, running now or started later.
-pub fn ask(store: &Store, request: &Request) -> delta::Result<()> {
+/// Asks the service of these tables, running now or started later. Gives the request's object.
+pub fn ask(store: &Store, request: &Request) -> delta::Result<String> {
     let name = format!("{FOLDER}/{PREFIX}{}.json", uuid::Uuid::new_v4());
     let text = serde_json::to_vec(request).map_err(|e| delta::Error::Refused(e.to_string()))?;
-    store.replace(&name, text)
+    store.replace(&name, text)?;
+    Ok(name)
 }
 
 /// The service's side.
@@ -62,14 +69,16 @@ pub struct Requests {
     /// Those that were taken and are not committed.
     waiting: Arc<AtomicUsize>,
     looked_once: Arc<AtomicBool>,
+    /// Collections that are asked for, with their objects.
+    collect: Arc<Mutex<Vec<(String, String)>>>,
 }
 
 impl Requests {
     /// Requests to the tables in `store`; clones share what is known of them.
     pub fn new(store: Store) -> Requests {
         let (looked, seen, open, cut) = Default::default();
-        let (waiting, looked_once) = Default::default();
-        Requests { store, looked, seen, open, cut, waiting, looked_once }
+        let (waiting, looked_once, collect) = Default::default();
+        Requests { store, looked, seen, open, cut, waiting, looked_once, collect }
     }
 
     /// Whether all that was asked for when the service started is committed, and what was taken
@@ -107,6 +116,7 @@ impl Requests {
             let request = self.store.get(&path).ok().flatten();
             let request = request.map(|text| serde_json::from_slice::<Request>(&text));
             match request {
+                Some(Ok(Request { collect: Some(id), .. })) => self.note(id, path),
                 Some(Ok(request)) => {
                     let taken = taken.get_or_insert_default();
                     taken.block.extend(request.block);
@@ -119,6 +129,22 @@ impl Requests {
             }
         }
         taken
+    }
+
+    /// A collection is asked for: whoever asked is told that somebody is here.
+    fn note(&mut self, id: String, path: String) {
+        if let Err(error) = gc::ask::say(&self.store, &id, &gc::ask::State::Taken) {
+            tracing::warn!("{path}: nobody is told that it was taken: {error}");
+        }
+        self.waiting.fetch_add(1, Ordering::AcqRel);
+        if let Ok(mut collect) = self.collect.lock() {
+            collect.push((id, path));
+        }
+    }
+
+    /// Collections that were asked for: names and objects.
+    pub fn collections(&self) -> Vec<(String, String)> {
+        self.collect.lock().map(|collect| collect.clone()).unwrap_or_default()
     }
 
     /// What was taken since the last call belongs to `epoch`.

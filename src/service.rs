@@ -12,10 +12,13 @@ pub mod restore;
 pub mod rows;
 pub mod worker;
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, AtomicU64, Ordering},
-    mpsc,
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+        mpsc,
+    },
+    thread::JoinHandle,
 };
 
 use anyhow::{Context, bail};
@@ -24,17 +27,18 @@ use schemas::{
     tables::Table,
 };
 use serde_json::{Map, Value};
+use timely::communication::WorkerGuards;
 
 use self::{commit::Committer, ingest::Ingest, worker::Progress};
 use crate::{
     console::Console,
     dataset,
     delta::{self, Publisher, Store, TableSpec},
-    fetch,
+    fetch, gc,
     metrics::{Metrics, Phase, timed, turned},
     requests::Requests,
     settings::{self, bands_text},
-    source::{Offsets, Source, witness::Witnesses},
+    source::{Offsets, Source, SourceError, witness::Witnesses},
     state, validate,
 };
 
@@ -83,6 +87,19 @@ pub fn open_tables(config: &Config) -> anyhow::Result<Store> {
 /// Runs the service. Ends by `stop`, by itself with `until_caught_up`, or by an error after which
 /// the process has to end, because other threads may still be at work.
 pub fn run(config: &Config, options: RunOptions, stop: &'static AtomicBool) -> anyhow::Result<()> {
+    let version = env!("CARGO_PKG_VERSION");
+    tracing::info!(version, tables = config.tables.root, "everpair {version} starts");
+    while run_once(config, options, stop)? {}
+    Ok(())
+}
+
+/// Runs until there is nothing more to do, or something that only a service that stands still can
+/// do: then it is done, and true says to run again.
+fn run_once(
+    config: &Config,
+    options: RunOptions,
+    stop: &'static AtomicBool,
+) -> anyhow::Result<bool> {
     let store = open_store(config)?;
     let mut settings = settings::settings(config)?;
     let in_force = settings::in_force(config, &settings);
@@ -94,8 +111,6 @@ pub fn run(config: &Config, options: RunOptions, stop: &'static AtomicBool) -> a
     }
     // Before this start writes it anew.
     let known = Witnesses::new(&config.source.key, delta::latest_written(&store)?);
-    let version = env!("CARGO_PKG_VERSION");
-    tracing::info!(version, tables = config.tables.root, "everpair {version} starts");
     let metrics = Arc::new(Metrics::new(store.clone(), settings.counters.clone()));
     let _console = Console::of(&config.service, &metrics)?;
     let publisher = delta::start(&store, &specs()).context("take over the tables")?;
@@ -151,12 +166,9 @@ pub fn run(config: &Config, options: RunOptions, stop: &'static AtomicBool) -> a
         stop,
         config: config.clone(),
     };
-    let ingest = std::thread::Builder::new()
-        .name("ingest".into())
-        .spawn(move || ingest.run())
-        .context("start the ingest thread")?;
+    let ingest = read(ingest)?;
     let committer = Committer {
-        store,
+        store: store.clone(),
         epochs_kept: config.service.epochs_kept,
         publisher,
         shown,
@@ -169,7 +181,7 @@ pub fn run(config: &Config, options: RunOptions, stop: &'static AtomicBool) -> a
         ends,
         progress: progress.clone(),
         exchange,
-        requests,
+        requests: requests.clone(),
         metrics: metrics.clone(),
     };
     let committed = committer.run();
@@ -179,6 +191,30 @@ pub fn run(config: &Config, options: RunOptions, stop: &'static AtomicBool) -> a
         std::mem::forget(guards);
         return Err(error);
     }
+    join(ingest, guards, states)?;
+    let epoch = progress.committed.load(Ordering::Acquire);
+    turned::say(&metrics.turned_away());
+    tracing::info!(epoch, "stopped: epoch {epoch} is committed");
+    let asked = requests.collections();
+    if asked.is_empty() {
+        return Ok(false);
+    }
+    metrics.enter(Phase::Collecting);
+    gc::serve(&store, &asked, stop)
+}
+
+/// Starts to read the source, on a thread of its own.
+fn read(ingest: Ingest) -> anyhow::Result<JoinHandle<Result<(), SourceError>>> {
+    let thread = std::thread::Builder::new().name("ingest".into());
+    thread.spawn(move || ingest.run()).context("start the ingest thread")
+}
+
+/// Waits for the threads of a run that has committed all.
+fn join(
+    ingest: JoinHandle<Result<(), SourceError>>,
+    guards: WorkerGuards<()>,
+    states: state::Writer,
+) -> anyhow::Result<()> {
     match ingest.join() {
         Ok(ended) => ended.context("read the source")?,
         Err(_) => bail!("the ingest thread panicked"),
@@ -187,9 +223,6 @@ pub fn run(config: &Config, options: RunOptions, stop: &'static AtomicBool) -> a
         worker.map_err(|why| anyhow::anyhow!("a dataflow worker failed: {why}"))?;
     }
     states.finish();
-    let epoch = progress.committed.load(Ordering::Acquire);
-    turned::say(&metrics.turned_away());
-    tracing::info!(epoch, "stopped: epoch {epoch} is committed");
     Ok(())
 }
 

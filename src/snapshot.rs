@@ -276,6 +276,22 @@ pub fn losses(dataset: &Dataset) -> anyhow::Result<Losses> {
     Now::read(dataset.store())?.losses(dataset)
 }
 
+/// All snapshots by name, each with what of it has gone since.
+pub fn all_losses(store: &Store) -> anyhow::Result<Vec<(String, Snapshot, Losses)>> {
+    let snapshots = list(store)?;
+    if snapshots.is_empty() {
+        return Ok(Vec::new());
+    }
+    let now = Now::read(store)?;
+    let mut all = Vec::new();
+    for (name, snapshot) in snapshots {
+        let dataset = Dataset::open(store, &At::Snapshot(name.clone()))?;
+        let losses = now.losses(&dataset).with_context(|| format!("read snapshot {name}"))?;
+        all.push((name, snapshot, losses));
+    }
+    Ok(all)
+}
+
 /// Runs the command.
 pub fn run(command: &SnapshotCommand) -> anyhow::Result<()> {
     match command {
@@ -299,20 +315,13 @@ pub fn run(command: &SnapshotCommand) -> anyhow::Result<()> {
 }
 
 fn show(store: &Store, json: bool) -> anyhow::Result<()> {
-    let snapshots = list(store)?;
-    if snapshots.is_empty() {
+    let all = all_losses(store)?;
+    if all.is_empty() {
         if json {
             outln!("[]");
         }
         errln!("there is no snapshot");
         return Ok(());
-    }
-    let now = Now::read(store)?;
-    let mut all = Vec::new();
-    for (name, snapshot) in snapshots {
-        let dataset = Dataset::open(store, &At::Snapshot(name.clone()))?;
-        let losses = now.losses(&dataset)?;
-        all.push((name, snapshot, losses));
     }
     if json {
         let each = all.iter().map(|(name, snapshot, losses)| {

@@ -19,7 +19,7 @@ use operators::neighbors::{Counters, Mining, Remembered, State};
 use schemas::{Epoch, checkpoint::Part, limits};
 use uuid::Uuid;
 
-use crate::delta::Store;
+use crate::delta::{self, Store};
 
 const FOLDER: &str = "_everpair/state";
 
@@ -177,6 +177,38 @@ fn put(store: &Store, id: &str, parts: Vec<Part>) -> anyhow::Result<()> {
         begin.elapsed().as_secs_f64()
     );
     Ok(())
+}
+
+/// Takes the ids of images that are not live out of all checkpoints, and removes those that none
+/// can read; how many files that are. With `dry_run` it is only said.
+///
+/// What a list has lost is mined again by the next start, as for any image that has left.
+pub fn forget(store: &Store, live: &dyn Fn(&str) -> bool, dry_run: bool) -> delta::Result<u64> {
+    let mut changed = 0;
+    for (name, _) in store.list(FOLDER, "")? {
+        let path = format!("{FOLDER}/{name}");
+        let Some(bytes) = store.get(&path)? else { continue };
+        let Ok(mut part) = Part::from_bytes(&bytes) else {
+            changed += 1;
+            if !dry_run {
+                store.delete(&path)?;
+            }
+            continue;
+        };
+        let gone = |id: &String| !id.is_empty() && !live(id);
+        if !part.ids.iter().any(gone) {
+            continue;
+        }
+        changed += 1;
+        // No image has an empty id: entries stay in their places, and stand for nobody.
+        part.ids.iter_mut().filter(|id| gone(id)).for_each(String::clear);
+        let Part { ids, images, .. } = &mut part;
+        images.retain(|image| !ids[image.id as usize].is_empty());
+        if !dry_run {
+            store.replace(&path, part.to_bytes())?;
+        }
+    }
+    Ok(changed)
 }
 
 /// Decides when a checkpoint is due.

@@ -11,6 +11,7 @@ mod export;
 mod faulty;
 mod fetch;
 mod fuzz_corpus;
+mod gc;
 mod graph;
 mod logs;
 mod metrics;

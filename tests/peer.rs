@@ -32,6 +32,7 @@ mod bad_input {
 mod bad_input_peer;
 mod console_peer;
 mod deploy_peer;
+mod gc_peer;
 #[cfg(feature = "kafka-tls")]
 mod kafka_tls_peer;
 mod pipeline_peer;

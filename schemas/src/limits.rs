@@ -81,6 +81,13 @@ pub const REPLAY_ROWS: usize = 100_000;
 /// How long a replay waits for a source that gives nothing.
 pub const REPLAY_PATIENCE: Duration = Duration::from_secs(60);
 
+/// How long `gc` waits until a service takes its request.
+pub const GC_PATIENCE: Duration = Duration::from_secs(15);
+/// Reports of collections that are kept.
+pub const GC_REPORTS_KEPT: usize = 10;
+/// Findings that a report of one names; it counts all of them.
+pub const GC_FINDINGS_SHOWN: usize = 100;
+
 /// Rows of an epoch.
 pub const EPOCH_ROWS: usize = 10_000;
 /// Encoded bytes of an epoch.

@@ -29,7 +29,7 @@ impl Probe {
         let mut threads = Map::new();
         for (name, age) in self.metrics.threads() {
             match age {
-                None if phase != Phase::Stopping => faults.push(format!("{name} has ended")),
+                None if phase < Phase::Stopping => faults.push(format!("{name} has ended")),
                 Some(age) if age > self.stuck_after && phase >= Phase::Running => {
                     faults.push(format!("{name} has shown no sign of life for {} s", age.as_secs()))
                 }
@@ -58,6 +58,7 @@ impl Probe {
             Phase::Opening => why.push("the tables are being taken over".to_owned()),
             Phase::Restoring => why.push("the tables are being restored".to_owned()),
             Phase::Stopping => why.push("the service is stopping".to_owned()),
+            Phase::Collecting => why.push("what was taken down is being removed".to_owned()),
             Phase::Running if !viewed => why.push("the source was not read yet".to_owned()),
             Phase::Running if !reachable => why.push("the source does not answer".to_owned()),
             Phase::Running if unknown > 0 => {

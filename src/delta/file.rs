@@ -206,6 +206,35 @@ pub(super) fn read(
     }))
 }
 
+/// All rows of a Parquet object, dead ones included, with the columns that it has but those of
+/// bytes: whoever looks for traces of rows needs no schema, and no pictures.
+pub(super) fn read_plainly(
+    store: &Store,
+    name: &str,
+    size: u64,
+) -> Result<impl Iterator<Item = Result<RecordBatch>> + use<>> {
+    let shown: Arc<str> = name.into();
+    let failed = move |error: &(dyn std::error::Error + 'static)| match store_failure(error) {
+        Some(why) => Error::Io(format!("{shown}: {why}")),
+        None => Error::Unreadable(format!("{shown}: {error}")),
+    };
+    let reader = ObjectReader::new(store.clone(), name.to_owned(), size);
+    let builder =
+        ParquetRecordBatchReaderBuilder::try_new(reader).map_err(|error| failed(&error))?;
+    let mut binary = Vec::new();
+    binary_leaves(builder.schema().fields(), &[], &mut binary);
+    let columns = builder.parquet_schema().columns();
+    let texts = columns
+        .iter()
+        .enumerate()
+        .filter(|(_, column)| !binary.iter().any(|(path, _)| path == column.path()));
+    let texts: Vec<usize> = texts.map(|(at, _)| at).collect();
+    let mask = ProjectionMask::leaves(builder.parquet_schema(), texts);
+    let builder = builder.with_batch_size(limits::READ_ROWS).with_projection(mask);
+    let reader = builder.build().map_err(|error| failed(&error))?;
+    Ok(reader.map(move |batch| batch.map_err(|error| failed(&error))))
+}
+
 /// How many rows are read at once: of pictures only as many as the memory for them allows.
 fn rows_at_once(file: &ParquetMetaData, schema: &Schema) -> usize {
     let mut binary = Vec::new();

@@ -78,7 +78,7 @@ pub struct Publisher {
     /// In the order of their commits; the last one is the anchor.
     pub(super) tables: Vec<Table>,
     /// Set when a commit failed: only a new start knows what happened.
-    stopped: bool,
+    pub(super) stopped: bool,
 }
 
 /// Becomes the writer of the tables `specs`, given in the order of their commits, the anchor last:
@@ -150,7 +150,7 @@ impl Publisher {
         &self.tables
     }
 
-    fn anchor(&self) -> &Table {
+    pub(super) fn anchor(&self) -> &Table {
         self.tables.last().expect("start refuses an empty list of tables")
     }
 
@@ -235,7 +235,7 @@ impl Publisher {
     }
 
     /// Writes what the newest epoch is: first its own page, then the one that readers open.
-    fn write_latest(&self, epoch: u64, info: Map<String, Value>) -> Result<Latest> {
+    pub(super) fn write_latest(&self, epoch: u64, info: Map<String, Value>) -> Result<Latest> {
         let mut offsets: BTreeMap<String, BTreeMap<String, i64>> = BTreeMap::new();
         for ((topic, partition), next) in self.offsets() {
             offsets.entry(topic).or_default().insert(partition.to_string(), next);
@@ -250,7 +250,7 @@ impl Publisher {
     }
 
     /// What the anchor's commit of its newest epoch said for `latest.json`.
-    fn info_of(&self, epoch: u64) -> Result<Map<String, Value>> {
+    pub(super) fn info_of(&self, epoch: u64) -> Result<Map<String, Value>> {
         let anchor = self.anchor();
         // The log may have lost commits before the one that is looked for.
         for version in log::commits(&self.store, anchor.name())?.into_iter().rev() {

@@ -22,7 +22,7 @@ use super::table::{Ledger, at};
 use super::{EPOCH, Error, Publisher, Result, Store, checkpoint, generation, now_ms, vector};
 
 /// When what left the versions that are kept.
-const MARKS: &str = "_everpair/retained.json";
+pub(super) const MARKS: &str = "_everpair/retained.json";
 /// Marks are this part of the age apart: things go late by at most as much.
 const MARKS_PER_AGE: u32 = 8;
 
@@ -279,7 +279,7 @@ fn remove(
     Ok(())
 }
 
-fn is_data(name: &str) -> bool {
+pub(super) fn is_data(name: &str) -> bool {
     name.starts_with("part-") && name.ends_with(".parquet") && !name.contains('/')
 }
 

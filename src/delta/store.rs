@@ -267,6 +267,32 @@ impl Store {
         Ok(listed)
     }
 
+    /// Every object under the root, by name, with its size.
+    pub fn objects(&self) -> Result<Vec<(String, u64)>> {
+        let root = (!self.root.as_ref().is_empty()).then_some(&self.root);
+        let list = self.objects.list(root).try_collect::<Vec<ObjectMeta>>();
+        let listed = self.calls.time(Operation::List, || self.runtime.block_on(list))?;
+        let below = |meta: ObjectMeta| {
+            let parts: Vec<_> = meta.location.prefix_match(&self.root)?.collect();
+            let name = parts.iter().map(|part| part.as_ref()).collect::<Vec<_>>().join("/");
+            Some((name, meta.size))
+        };
+        let mut objects: Vec<(String, u64)> = listed.into_iter().filter_map(below).collect();
+        objects.sort();
+        Ok(objects)
+    }
+
+    /// The size of an object, or `None` where there is none.
+    pub fn size(&self, name: &str) -> Result<Option<u64>> {
+        let path = self.path(name);
+        let head = || match self.runtime.block_on(self.objects.head(&path)) {
+            Ok(found) => Ok(Some(found.size)),
+            Err(object_store::Error::NotFound { .. }) => Ok(None),
+            Err(error) => Err(error.into()),
+        };
+        self.calls.time(Operation::Get, head)
+    }
+
     /// The names of some objects anywhere under the root, below it, `most` of them.
     pub fn first_names(&self, most: usize) -> Result<Vec<String>> {
         let root = (!self.root.as_ref().is_empty()).then_some(&self.root);

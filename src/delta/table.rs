@@ -2,6 +2,7 @@
 
 mod commit;
 mod ledger;
+mod purge;
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -17,6 +18,7 @@ use uuid::Uuid;
 pub use commit::Commit;
 use commit::info;
 pub(super) use ledger::{Ledger, at};
+pub use purge::{Leaving, Plan, Purged, Rule, Verdict};
 
 use super::action::{
     Action, Add, Commit as Entry, DeletionVector, Format, Metadata, Protocol, Txn,

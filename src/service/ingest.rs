@@ -111,6 +111,13 @@ impl Ingest {
             self.show_alive();
             let idle = self.read(&mut open, &mut positions)?;
             self.gather(&mut open, &positions)?;
+            if !self.requests.collections().is_empty() {
+                // What was asked for before goes first: what it blocks is to be collected.
+                if open.since.is_some() {
+                    self.cut(&mut open, true)?;
+                }
+                break;
+            }
             if self.must_stop() {
                 // Of a request that was being carried out only a part may be in the epoch.
                 break;
@@ -178,7 +185,7 @@ impl Ingest {
             open.touch();
             open.input.answers.extend(answers);
         }
-        if let Some(Request { block, replay }) = self.requests.take() {
+        if let Some(Request { block, replay, .. }) = self.requests.take() {
             open.input.blocks.extend(block);
             if !replay.is_empty() {
                 self.replay(&replay, open, positions)?;

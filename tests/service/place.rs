@@ -120,7 +120,8 @@ impl Place {
         Log { log, count: 0 }
     }
 
-    fn command(&self, name: &str, arguments: &[&str]) -> Command {
+    /// A command of the program with a config, not started yet.
+    pub fn command(&self, name: &str, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_everpair"));
         command.args(arguments).arg("--config").arg(self.path(&format!("{name}.toml")));
         command

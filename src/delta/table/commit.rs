@@ -84,13 +84,13 @@ impl Table {
         Ok(self.version())
     }
 
-    fn writer(&self) -> Result<u64> {
+    pub(super) fn writer(&self) -> Result<u64> {
         let read_only = || Error::Refused(format!("{} is open for reading", self.spec.name));
         self.writer.ok_or_else(read_only)
     }
 
     /// Puts a commit at the next version, once. Any failure ends the handle's life as a writer.
-    fn write(&mut self, entry: Entry) -> Result<()> {
+    pub(super) fn write(&mut self, entry: Entry) -> Result<()> {
         let version = self.version() + 1;
         let writer = self.writer.take();
         if !put_commit(&self.store, &self.spec.name, version, &entry)? {
