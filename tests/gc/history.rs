@@ -165,6 +165,14 @@ impl History {
         }
     }
 
+    /// A request to block a live image, which nobody waits for.
+    pub fn block_one(&mut self) {
+        let id = self.live.keys().next().expect("something is live").clone();
+        self.place.everpair("tables", &["takedown", "--block", &id]).ended(0);
+        self.live.remove(&id);
+        self.blocked.insert(id);
+    }
+
     /// What was collected is sent again: it is stored and embedded anew.
     pub fn one_comes_back(&mut self) {
         let dead = self.gone(|sent| &sent.content);

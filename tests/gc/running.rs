@@ -65,6 +65,26 @@ fn a_stop_in_between_is_heard_and_the_next_start_goes_on() {
 }
 
 #[test]
+fn what_was_asked_for_before_is_done_before() {
+    let mut history = History::new(8);
+    for _ in 0..4 {
+        history.step();
+    }
+    let mut command = history.place.command("tables", &["gc", "--json"]);
+    history.block_one();
+    let asking = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("it starts");
+    wait_until("both requests", || history.place.requests("tables") == 2);
+    history.place.catch_up("tables");
+    let said = asking.wait_with_output().expect("it ends");
+    assert_eq!(said.status.code(), Some(0));
+    let report: Value = serde_json::from_slice(&said.stdout).expect("a report");
+    assert_eq!(report["proof"]["findings_count"], 0, "{report:#}");
+    assert_eq!(history.place.requests("tables"), 0);
+    assert!(history.traces().is_empty());
+    history.place.verify("tables");
+}
+
+#[test]
 fn where_no_service_answers_that_is_said() {
     let mut history = History::new(7);
     history.step();
