@@ -33,7 +33,7 @@ fn table_files(place: &Place) -> BTreeMap<PathBuf, u64> {
     files(&place.path("tables")).into_iter().filter(|(path, _)| !path.starts_with(&pages)).collect()
 }
 
-fn number(counters: &Value, name: &str) -> u64 {
+pub fn number(counters: &Value, name: &str) -> u64 {
     counters["mining"][name].as_u64().unwrap_or_else(|| panic!("no {name} in {counters:#}"))
 }
 
