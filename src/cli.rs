@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeSet,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use anyhow::{Context, bail};
@@ -94,6 +95,22 @@ pub fn on_signal(f: impl Fn() + Send + 'static) -> anyhow::Result<()> {
         .spawn(move || signals.forever().for_each(|_| f()))
         .context("start the signal thread")?;
     Ok(())
+}
+
+/// Ends the process after this time: a store that hangs must not keep it from ending. What is not
+/// committed by then is what a kill would leave, which the next start takes up.
+pub fn end_within(time: Duration) {
+    let started = std::thread::Builder::new().name("deadline".into()).spawn(move || {
+        std::thread::sleep(time);
+        tracing::error!(
+            "not stopped within {time:?} ([service] stop_within): what is not committed yet the \
+             next start takes up; if this happens often, see what the store does, or allow more time"
+        );
+        std::process::exit(1);
+    });
+    if let Err(error) = started {
+        tracing::warn!("nothing will end this process but its work: no thread for it: {error}");
+    }
 }
 
 /// Sends images; what could not be sent is named, and makes the exit code 1.

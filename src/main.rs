@@ -169,11 +169,13 @@ fn run(config: &ConfigPath, options: RunOptions) -> anyhow::Result<()> {
             std::process::abort();
         }
     }));
-    cli::on_signal(|| {
+    let within = config.service.stop_within;
+    cli::on_signal(move || {
         if STOP.swap(true, Ordering::AcqRel) {
             std::process::exit(1);
         }
         tracing::info!("stopping: committing the epochs that are open; once more to stop at once");
+        cli::end_within(within);
     })?;
     cli::warn_builtin(&config);
     service::run(&config, options, &STOP)

@@ -1,6 +1,6 @@
 //! What is deployed is what the binary reads.
 
-use std::{fs, path::Path, process::Command};
+use std::{fs, path::Path, process::Command, time::Duration};
 
 use everpair::{
     cli::read_config,
@@ -268,6 +268,10 @@ fn the_unit_starts_the_program_without_rights() {
     ] {
         assert_eq!(unit(&text, key), [value], "{key}");
     }
+    let [patience] = unit(&text, "TimeoutStopSec")[..] else { panic!("one TimeoutStopSec") };
+    assert_eq!(patience, "5min");
+    let least = Config::parse("[source]\nfiles = [\"a\"]\n[tables]\nroot = \"b\"\n").unwrap();
+    assert!(least.service.stop_within < Duration::from_secs(5 * 60), "it would be killed");
     // Where systemd is, it judges the unit itself, with a program that is there.
     let Ok(version) = Command::new("systemd-analyze").arg("--version").output() else { return };
     println!("{}", String::from_utf8_lossy(&version.stdout));
@@ -279,6 +283,16 @@ fn the_unit_starts_the_program_without_rights() {
     let judged = analyze.args(["verify", "--man=no"]).arg(&path).output().expect("it starts");
     let said = String::from_utf8_lossy(&judged.stderr);
     assert!(judged.status.success() && !said.contains("everpair.service:"), "{said}");
+}
+
+#[test]
+fn the_container_has_time_to_stop() {
+    let text = read("deploy/compose.yaml");
+    let grace = text.lines().find_map(|line| line.trim().strip_prefix("stop_grace_period: "));
+    assert_eq!(grace, Some("1m"));
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/compose/everpair.toml");
+    let config = read_config(&path).expect("a config");
+    assert!(config.service.stop_within < Duration::from_secs(60), "it would be killed");
 }
 
 #[test]

@@ -346,6 +346,9 @@ pub struct Service {
     pub workers: usize,
     /// Newest epoch files kept under `_everpair/epochs/`.
     pub epochs_kept: usize,
+    /// Longest time between a signal to stop and the end of the process.
+    #[serde(deserialize_with = "duration")]
+    pub stop_within: Duration,
     /// Where the console listens; nowhere unless it is said. Port 0 takes a free one.
     pub listen: Option<SocketAddr>,
     /// Most messages behind the end of the source of a service that is ready.
@@ -363,6 +366,7 @@ impl Default for Service {
         Service {
             workers: 0,
             epochs_kept: 1_000,
+            stop_within: limits::STOP_WITHIN,
             listen: None,
             ready_lag: limits::READY_LAG,
             ready_age: limits::READY_AGE,

@@ -130,6 +130,9 @@ pub const STORE_READS_AT_ONCE: usize = 16;
 /// Commits of a table's log that are held at once while it is read.
 pub const LOG_COMMITS_AT_ONCE: u64 = 64;
 
+/// Longest time that a service takes to stop: what it has not committed by then, the next start does.
+pub const STOP_WITHIN: Duration = Duration::from_secs(30);
+
 /// Messages behind the end of the source up to which a service is ready: an epoch.
 pub const READY_LAG: u64 = EPOCH_ROWS as u64;
 /// Longest time without a commit while there is work, of a service that is ready.
