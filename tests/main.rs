@@ -6,6 +6,7 @@ mod changes;
 mod console;
 mod delta_store;
 mod deploy;
+mod disturbed;
 mod explain;
 mod export;
 mod faulty;
