@@ -104,6 +104,11 @@ fn shown(root: &str, server: Option<&str>) -> BTreeMap<&'static str, Vec<Value>>
     queries.map(|(name, query)| (name, readers::sql_at(root, server, query))).into()
 }
 
+/// Panics unless the tables in a folder and in S3 are the same in the sense of I2.
+pub fn same(folder: &str, root: &str, server: &str) {
+    assert_same(&shown(folder, None), &shown(root, Some(server)));
+}
+
 fn assert_same(one: &BTreeMap<&str, Vec<Value>>, other: &BTreeMap<&str, Vec<Value>>) {
     for (table, rows) in one {
         let differs = rows.iter().zip(&other[table]).find(|(one, other)| one != other);

@@ -5,6 +5,7 @@ mod another_log;
 mod fenced;
 pub mod fetching;
 mod format;
+mod history;
 mod increments;
 mod kills;
 pub mod place;

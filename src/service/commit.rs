@@ -402,7 +402,9 @@ impl Run {
         let mut answers = Vec::new();
         for (id, (request, since)) in &self.wanted {
             if since.elapsed() >= settle && self.answered.insert(id.clone()) {
-                answers.push(self.at.annotator.annotate(request, &look, now_us()));
+                let asked_at = now_us();
+                tracing::trace!(request_id = id, asked_at, "the annotator is asked");
+                answers.push(self.at.annotator.annotate(request, &look, asked_at));
             }
         }
         if !answers.is_empty() {

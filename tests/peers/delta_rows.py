@@ -3,6 +3,11 @@
     python delta_rows.py rows READER TABLE VERSION COLUMN...   one JSON array per row, sorted
     python delta_rows.py sql ROOT QUERY                        DuckDB; the tables under ROOT are views
     python delta_rows.py script FILE QUERY                     DuckDB; a query after the SQL in a file
+    python delta_rows.py watch ROOT QUERY...                   DuckDB; one number per query, of each epoch
+
+
+`watch` opens the tables at the versions that _everpair/latest.json names, as often as it changes,
+until standard input ends; a line is the epoch and the numbers. Queries may use the variable `epoch`.
 
 READER is duckdb, deltalake or polars. VERSION is a number or "latest". Bytes are printed in
 hexadecimal, times as microseconds since 1970. TABLE and ROOT are folders or s3:// URLs; of S3 the
@@ -18,6 +23,7 @@ import pathlib
 import shutil
 import sys
 import tempfile
+import threading
 import urllib.parse
 
 
@@ -137,6 +143,48 @@ def script(file, query):
         return connection.execute(query).fetchall()
 
 
+def page_of(root):
+    """Gives a function that reads latest.json; it gives None while there is none."""
+    if "://" not in root:
+        path = pathlib.Path(root, "_everpair/latest.json")
+        return lambda: json.loads(path.read_text()) if path.exists() else None
+    import boto3
+    import botocore.exceptions
+
+    address = urllib.parse.urlparse(root)
+    key = address.path.strip("/") + "/_everpair/latest.json"
+    client = boto3.client("s3")
+
+    def read():
+        try:
+            return json.load(client.get_object(Bucket=address.netloc, Key=key)["Body"])
+        except client.exceptions.NoSuchKey:
+            return None
+
+    return read
+
+
+def watch(root, queries):
+    ended = threading.Event()
+    threading.Thread(target=lambda: (sys.stdin.read(), ended.set()), daemon=True).start()
+    connection, read, seen = duckdb_connection(), page_of(root), None
+    while True:
+        # Asked before the page is read, so that the newest one is always looked at.
+        last = ended.is_set()
+        page = read()
+        if page is not None and page["epoch"] != seen:
+            seen = page["epoch"]
+            for name, version in page["tables"].items():
+                scan = f"delta_scan({literal(f'{root}/{name}')}, version => {version})"
+                connection.execute(f"CREATE OR REPLACE VIEW {quoted(name)} AS SELECT * FROM {scan}")
+            connection.execute(f"SET VARIABLE epoch = {seen}")
+            query = "SELECT " + ", ".join(f"({query})" for query in queries)
+            print(json.dumps([seen, *connection.execute(query).fetchone()]), flush=True)
+        if last:
+            return
+        ended.wait(0.1)
+
+
 def main(arguments):
     match arguments:
         case ["rows", reader, table, version, *columns] if columns:
@@ -148,6 +196,9 @@ def main(arguments):
             lines = [json.dumps(row, default=plain) for row in sql(root, query)]
         case ["script", file, query]:
             lines = [json.dumps(row, default=plain) for row in script(file, query)]
+        case ["watch", root, *queries] if queries:
+            watch(root, queries)
+            lines = []
         case _:
             sys.exit(__doc__)
     for line in lines:

@@ -14,6 +14,7 @@ use http_body_util::{BodyExt, Full};
 use hyper::{
     Request, Response, StatusCode,
     body::{Bytes, Incoming},
+    http::request::Parts,
     server::conn::http1,
     service::service_fn,
 };
@@ -32,14 +33,29 @@ pub enum Fault {
     Broken,
     /// It arrives after this, and is answered.
     Slow(Duration),
+    /// Whoever sent it is killed.
+    Killed(When),
+}
+
+/// When a request arrives whose sender is killed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum When {
+    /// Never.
+    Before,
+    /// It has done its work by then.
+    After,
+    /// So long afterwards, when another may have taken over.
+    Late(Duration),
 }
 
 type Decide = Box<dyn FnMut(&str, &str) -> Fault + Send>;
+type Kill = Box<dyn Fn() + Send + Sync>;
 
 struct State {
     target: String,
     client: reqwest::Client,
     decide: Mutex<Decide>,
+    kill: Kill,
     faults: AtomicUsize,
 }
 
@@ -51,8 +67,18 @@ pub struct Faults {
 }
 
 impl Faults {
-    /// In front of `target` (`host:port`); `decide` is asked for every request, by method and path.
+    /// In front of `target` (`host:port`); `decide` is asked for every request, by method and path;
+    /// of those that delete, by DELETE and the path of the first object.
     pub fn start(target: &str, decide: impl FnMut(&str, &str) -> Fault + Send + 'static) -> Faults {
+        Faults::start_killing(target, decide, || panic!("nobody said who is to be killed"))
+    }
+
+    /// The same; `kill` ends whoever sends the requests, for [`Fault::Killed`].
+    pub fn start_killing(
+        target: &str,
+        decide: impl FnMut(&str, &str) -> Fault + Send + 'static,
+        kill: impl Fn() + Send + Sync + 'static,
+    ) -> Faults {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
             .enable_all()
@@ -62,6 +88,7 @@ impl Faults {
             target: target.to_owned(),
             client: reqwest::Client::builder().no_proxy().build().expect("a client"),
             decide: Mutex::new(Box::new(decide)),
+            kill: Box::new(kill),
             faults: AtomicUsize::new(0),
         });
         let listener =
@@ -133,20 +160,59 @@ fn answer(status: u16) -> Response<Full<Bytes>> {
 async fn pass(state: Arc<State>, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Cut> {
     let (head, body) = request.into_parts();
     let path = head.uri.path_and_query().map_or("/", |path| path.as_str()).to_owned();
-    let fault = {
-        let mut decide = state.decide.lock().expect("no decision panics");
-        decide(head.method.as_str(), &path)
+    // Read whole in any case: a client that is still sending would see a broken connection instead.
+    let body = body.collect().await.map_err(|_| Cut)?.to_bytes();
+    let (method, told) = match path.split_once("?delete") {
+        // One request deletes many objects, which its body names; most often it is one.
+        Some((bucket, _)) if head.method == "POST" => {
+            let text = String::from_utf8_lossy(&body);
+            let key = text.split("<Key>").nth(1).and_then(|rest| rest.split("</Key>").next());
+            ("DELETE".to_owned(), format!("{bucket}/{}", key.unwrap_or_default()))
+        }
+        _ => (head.method.to_string(), path.clone()),
     };
+    let fault = (state.decide.lock().expect("no decision panics"))(&method, &told);
     if fault != Fault::None {
         state.faults.fetch_add(1, Ordering::Relaxed);
     }
-    // Read whole either way: a client that is still sending would see a broken connection instead.
-    let body = body.collect().await.map_err(|_| Cut)?.to_bytes();
     match fault {
         Fault::Refused(status) => return Ok(answer(status)),
         Fault::Slow(time) => tokio::time::sleep(time).await,
+        Fault::Killed(When::Before) => {
+            (state.kill)();
+            return Err(Cut);
+        }
+        Fault::Killed(When::Late(time)) => {
+            (state.kill)();
+            // A task of its own: the connection's ends with its sender.
+            tokio::spawn(async move {
+                tokio::time::sleep(time).await;
+                // Nobody is there any more to hear how it went.
+                let _ = forward(&state, head, &path, body).await;
+            });
+            return Err(Cut);
+        }
         _ => {}
     }
+    let back = forward(&state, head, &path, body).await?;
+    match fault {
+        Fault::Broken => Err(Cut),
+        Fault::Lied(status) => Ok(answer(status)),
+        Fault::Killed(_) => {
+            (state.kill)();
+            Err(Cut)
+        }
+        _ => Ok(back),
+    }
+}
+
+/// Passes a request on; gives the server's answer.
+async fn forward(
+    state: &State,
+    head: Parts,
+    path: &str,
+    body: Bytes,
+) -> Result<Response<Full<Bytes>>, Cut> {
     let url = format!("http://{}{path}", state.target);
     let sent = state.client.request(head.method, url).headers(head.headers).body(body).send();
     let sent = sent.await.map_err(|_| Cut)?;
@@ -155,9 +221,5 @@ async fn pass(state: Arc<State>, request: Request<Incoming>) -> Result<Response<
         back = back.header(name, value);
     }
     let bytes = sent.bytes().await.map_err(|_| Cut)?;
-    match fault {
-        Fault::Broken => Err(Cut),
-        Fault::Lied(status) => Ok(answer(status)),
-        _ => back.body(Full::new(bytes)).map_err(|_| Cut),
-    }
+    back.body(Full::new(bytes)).map_err(|_| Cut)
 }

@@ -37,7 +37,7 @@ const SHOWN: [&str; 4] =
     ["print.partition=true", "print.offset=true", "print.key=true", "print.value=false"];
 
 /// Each must give 0: what holds between the tables at every epoch, in SQL.
-const CONTRADICTIONS: [(&str, &str); 13] = [
+pub const CONTRADICTIONS: [(&str, &str); 13] = [
     ("triplet without its query", "triplets ANTI JOIN images ON image_id = query_id"),
     ("triplet without its target", "triplets ANTI JOIN images ON image_id = target_id"),
     (
@@ -358,6 +358,11 @@ impl Drop for Running {
 
 /// Runs a command to its end; gives the exit code, standard output and standard error.
 pub fn finish(command: &mut Command) -> (Option<i32>, String, String) {
+    finish_within(PATIENCE, command)
+}
+
+/// The same for one that may take so long.
+pub fn finish_within(patience: Duration, command: &mut Command) -> (Option<i32>, String, String) {
     let mut files = [(); 2].map(|()| tempfile::tempfile().expect("a file"));
     let [out, err] = files.each_ref().map(|file: &File| file.try_clone().expect("a handle"));
     command.stdin(Stdio::null()).stdout(out).stderr(err);
@@ -367,7 +372,7 @@ pub fn finish(command: &mut Command) -> (Option<i32>, String, String) {
         if let Some(status) = running.0.try_wait().expect("it can be waited for") {
             break Some(status);
         }
-        if begun.elapsed() > PATIENCE {
+        if begun.elapsed() > patience {
             break None;
         }
         std::thread::sleep(Duration::from_millis(5));

@@ -23,7 +23,7 @@ impl Ask<'_> {
 }
 
 /// Tells a program where the S3 server is, if that is where tables are.
-fn find(command: &mut Command, server: Option<&str>) {
+pub fn find(command: &mut Command, server: Option<&str>) {
     if let Some(server) = server {
         sign(command).env("AWS_ENDPOINT_URL", format!("http://{server}"));
         command.env("AWS_REGION", "us-east-1").env("AWS_DEFAULT_REGION", "us-east-1");
@@ -102,7 +102,7 @@ fn spark() -> Command {
     command
 }
 
-fn python() -> Command {
+pub fn python() -> Command {
     let mut command = Command::new(peer("EVERPAIR_PYTHON"));
     command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/peers/delta_rows.py"));
     command

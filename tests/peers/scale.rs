@@ -49,7 +49,7 @@ impl Dice {
 }
 
 /// Boxes in colours: those of its family, each a little elsewhere.
-fn image(number: usize) -> Vec<u8> {
+pub fn image(number: usize) -> Vec<u8> {
     let (mut family, mut own) =
         (Dice::of([(number / FAMILY) as u64, 1]), Dice::of([number as u64, 2]));
     let mut rgb = vec![0; (SIDE * SIDE * 3) as usize];

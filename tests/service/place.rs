@@ -26,10 +26,14 @@ pub const DEADLINE: Duration = Duration::from_secs(300);
 const LOOK: Duration = Duration::from_millis(2);
 
 /// Waits for `done`; panics with `what` past the deadline.
-pub fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
+pub fn wait_until(what: &str, done: impl FnMut() -> bool) {
+    wait_within(DEADLINE, what, done);
+}
+
+fn wait_within(time: Duration, what: &str, mut done: impl FnMut() -> bool) {
     let began = Instant::now();
     while !done() {
-        assert!(began.elapsed() < DEADLINE, "{what}: not within {DEADLINE:?}");
+        assert!(began.elapsed() < time, "{what}: not within {time:?}");
         std::thread::sleep(LOOK);
     }
 }
@@ -109,8 +113,13 @@ impl Place {
 
     /// Writes the config NAME, whose tables are in the folder NAME.
     pub fn configure(&self, name: &str, rest: &str) {
+        self.configure_at(name, name, rest);
+    }
+
+    /// The same with tables elsewhere: in S3, whose keys every command gets.
+    pub fn configure_at(&self, name: &str, root: &str, rest: &str) {
         let text =
-            format!("[source]\nfiles = [\"log/*.jsonl\"]\n[tables]\nroot = {name:?}\n{rest}");
+            format!("[source]\nfiles = [\"log/*.jsonl\"]\n[tables]\nroot = {root:?}\n{rest}");
         fs::write(self.path(&format!("{name}.toml")), text).expect("a config can be written");
     }
 
@@ -124,6 +133,8 @@ impl Place {
     pub fn command(&self, name: &str, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_everpair"));
         command.args(arguments).arg("--config").arg(self.path(&format!("{name}.toml")));
+        // Any will do.
+        command.env("AWS_ACCESS_KEY_ID", "test").env("AWS_SECRET_ACCESS_KEY", "test");
         command
     }
 
@@ -297,8 +308,13 @@ impl Running {
     }
 
     /// Waits for `done` while it lives.
-    pub fn wait_until(&mut self, what: &str, mut done: impl FnMut() -> bool) {
-        wait_until(what, || {
+    pub fn wait_until(&mut self, what: &str, done: impl FnMut() -> bool) {
+        self.wait_within(DEADLINE, what, done);
+    }
+
+    /// The same for what may take so long.
+    pub fn wait_within(&mut self, time: Duration, what: &str, mut done: impl FnMut() -> bool) {
+        wait_within(time, what, || {
             let ended = self.ended();
             assert_eq!(ended, None, "{what}: it ended:\n{}", self.said());
             done()

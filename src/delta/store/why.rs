@@ -56,6 +56,14 @@ pub(super) const NO_KEYS: &str = "no credentials: set AWS_ACCESS_KEY_ID and AWS_
                                   or AWS_PROFILE with ~/.aws/credentials, or run with a role of \
                                   the cloud";
 
+/// How a file system, or a server with one, says that it has no room.
+const FULL: [&str; 4] = [
+    "No space left on device",
+    "Disk quota exceeded",
+    "507 Insufficient Storage",
+    "XMinioStorageFull",
+];
+
 /// The code in an answer's XML.
 fn code(text: &str) -> Option<&str> {
     between(text, "<Code>", "</Code>")
@@ -77,6 +85,9 @@ fn shortened(text: &str, error: &object_store::Error) -> String {
         }
         object_store::Error::PermissionDenied { .. } => {
             "; the credentials must be allowed to list, read, write and delete below the root"
+        }
+        _ if FULL.iter().any(|full| text.contains(full)) => {
+            "; make room below the root and start it again: it goes on from what is committed"
         }
         _ => "",
     };
@@ -115,6 +126,9 @@ mod tests {
             assert!(!said.contains('<') && !said.contains('\n'), "{said}");
             assert_eq!(is_no_bucket(&error), code == "NoSuchBucket");
         }
+        let full = std::io::Error::from_raw_os_error(28);
+        let full = object_store::Error::Generic { store: "folder", source: full.into() };
+        assert!(why(&full).contains("make room"), "{}", why(&full));
         let said = why(&denied("<html>\n<body>Forbidden</body>"));
         assert!(said.contains("403") && said.contains("credentials must be"), "{said}");
         assert!(!said.contains('<') && !said.contains('\n'), "{said}");
