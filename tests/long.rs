@@ -94,8 +94,8 @@ fn a_hundred_kills_between_kafka_and_s3_change_nothing() {
         kills,
         seed: number("EVERPAIR_SEED", 20_261_122),
         images: 1_150 + 3 * kills,
-        first: 1_500,
-        rows: 30,
+        first: 2_500,
+        rows: 100,
         all_points: kills >= 100,
     });
 }

@@ -14,6 +14,7 @@ use std::{
 };
 
 use everpair::{scenes, source::kafka::TopicWriter};
+use schemas::limits;
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -44,6 +45,8 @@ const CATCH_UP: Duration = Duration::from_secs(1_200);
 /// The broker crashes in every so many lives.
 const CRASH_EVERY: usize = 9;
 
+/// So many of the history leave enough images for a state checkpoint.
+const STATE_MESSAGES: usize = limits::STATE_MESSAGES_MIN * 12 / 5;
 const BEGIN: i64 = 1_700_000_000_000;
 /// Every question to the annotator, and few words of others.
 const LOG_LEVEL: &str = "info,object_store=warn,everpair::service::commit=trace";
@@ -184,6 +187,13 @@ impl Chaos {
         next.map(|(_, next)| next.as_u64().expect("an offset") as usize).sum()
     }
 
+    fn forget_state(&self) {
+        let list = self.s3.request("GET", "/everpair?list-type=2&prefix=killed/_everpair/state/");
+        for key in list.split("<Key>").skip(1).filter_map(|rest| rest.split("</Key>").next()) {
+            self.s3.request("DELETE", &format!("/everpair/{key}"));
+        }
+    }
+
     fn sql(&self, query: &str) -> Vec<Value> {
         readers::sql_at(&self.s3.root("killed"), Some(self.s3.address()), query)
     }
@@ -294,7 +304,12 @@ fn lives(
         } else if life % 5 == 4 && at.committed() > 0 {
             at.everpair("plain", &["replay"]);
         }
-        let aim = (life % 10 >= 3).then(|| coverage.aim());
+        let states = at.committed() > STATE_MESSAGES;
+        let aim = (life % 10 >= 3).then(|| coverage.aim(states));
+        if aim.is_some_and(|aim| aim.kind == points::STATE) {
+            // It is a cache: without one, this life writes it as soon as it can.
+            at.forget_state();
+        }
         trap.lock().expect("no panic").set(aim);
         at.start();
         at.send(late);

@@ -21,7 +21,7 @@ pub const KINDS: [(&str, bool); 15] = [
     ("page of the epoch", true),
     ("latest.json", true),
     ("status.json", true),
-    ("state checkpoint", true),
+    (STATE, true),
     ("request is done with", true),
     ("list names", false),
     ("read a page", false),
@@ -29,8 +29,10 @@ pub const KINDS: [(&str, bool); 15] = [
     ("read data", false),
 ];
 
+/// A cache: where it is missing, a life with enough images writes it at once.
+pub const STATE: &str = "state checkpoint";
 /// Those of which a life has one, if any.
-const ONCE: [&str; 3] = ["take the generation", "state checkpoint", "request is done with"];
+const ONCE: [&str; 3] = ["take the generation", STATE, "request is done with"];
 
 /// What a request is for.
 fn kind(method: &str, path: &str) -> Option<&'static str> {
@@ -45,7 +47,7 @@ fn kind(method: &str, path: &str) -> Option<&'static str> {
             "latest.json" if write => Some("latest.json"),
             "status.json" if write => Some("status.json"),
             "epochs" if write => Some("page of the epoch"),
-            "state" if write => Some("state checkpoint"),
+            "state" if write => Some(STATE),
             "requests" if method == "DELETE" => Some("request is done with"),
             _ if method == "GET" => Some("read a page"),
             _ => None,
@@ -186,13 +188,16 @@ impl Coverage {
         Coverage { hits: BTreeMap::new(), order, at_random: 0, dice }
     }
 
-    /// Where to kill next: at a point that was hit least often, of those tried least lately.
-    pub fn aim(&mut self) -> Aim {
-        let hits = |point: &(&'static str, When)| {
-            self.hits.get(&(point.0, word(point.1))).copied().unwrap_or(0)
+    /// Where to kill next: at a point that was hit least often, of those tried least lately. `states`:
+    /// the life will write a state checkpoint, which few do, so that comes first.
+    pub fn aim(&mut self, states: bool) -> Aim {
+        let rank = |(kind, when): &(&'static str, When)| {
+            let hits = self.hits.get(&(*kind, word(*when))).copied().unwrap_or(0);
+            let rare = *kind == STATE;
+            (rare && !states, hits, !rare)
         };
-        let least = self.order.iter().map(hits).min().unwrap_or(0);
-        let at = self.order.iter().position(|point| hits(point) == least).unwrap_or(0);
+        let least = self.order.iter().map(rank).min();
+        let at = self.order.iter().position(|point| Some(rank(point)) == least).unwrap_or(0);
         let (kind, when) = self.order.remove(at);
         self.order.push((kind, when));
         let when = match when {
