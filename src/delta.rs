@@ -42,7 +42,10 @@ pub use publish::{
 };
 pub use retain::{Gone, Keep};
 pub use store::{Created, Operation, Store, open_bucket};
-pub use table::{Commit, Key, Leaving, Plan, Purged, Rows, Rule, Table, TableSpec, Verdict};
+pub use table::{
+    Commit, Compacted, FileFacts, Key, Leaving, Plan, Purged, Rows, Rule, Table, TableSpec,
+    Verdict, choose,
+};
 
 /// Name of the `txn` whose version is the newest epoch that a table holds.
 pub const EPOCH: &str = "everpair/epoch";

@@ -11,6 +11,7 @@ mod scrape;
 pub mod text;
 mod timed;
 pub mod turned;
+mod upkept;
 
 use std::{
     collections::BTreeMap,
@@ -93,6 +94,7 @@ pub struct Metrics {
     boxes: Mutex<BTreeMap<String, (Duration, u64)>>,
     encoded: Mutex<BTreeMap<String, (Duration, u64)>>,
     commits: Mutex<Commits>,
+    upkept: Mutex<upkept::Upkept>,
     waiting: AtomicUsize,
     records: AtomicU64,
 }
@@ -188,6 +190,7 @@ impl Metrics {
             boxes: Mutex::default(),
             encoded: Mutex::default(),
             commits: Mutex::default(),
+            upkept: Mutex::default(),
             waiting: AtomicUsize::new(0),
             records: AtomicU64::new(0),
         }

@@ -10,6 +10,7 @@ pub mod commit;
 pub mod ingest;
 pub mod restore;
 pub mod rows;
+pub mod upkeep;
 pub mod worker;
 
 use std::{
@@ -103,12 +104,10 @@ fn run_once(
     let store = open_store(config)?;
     let mut settings = settings::settings(config)?;
     let in_force = settings::in_force(config, &settings);
-    let mut config_changed = false;
-    if let Some(latest) = dataset::latest(&store)? {
-        config_changed = check_in_force(&latest.info, &in_force, options.apply)?;
-    } else {
-        validate::root::refuse_foreign(config, &store)?;
-    }
+    let config_changed = match dataset::latest(&store)? {
+        Some(latest) => check_in_force(&latest.info, &in_force, options.apply)?,
+        None => validate::root::refuse_foreign(config, &store).map(|()| false)?,
+    };
     // Before this start writes it anew.
     let known = Witnesses::new(&config.source.key, delta::latest_written(&store)?);
     let metrics = Arc::new(Metrics::new(store.clone(), settings.counters.clone()));
@@ -170,6 +169,7 @@ fn run_once(
     let committer = Committer {
         store: store.clone(),
         epochs_kept: config.service.epochs_kept,
+        retention: config.tables.retention,
         publisher,
         shown,
         in_force,

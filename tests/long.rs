@@ -5,6 +5,7 @@
 mod peers {
     pub mod alike;
     pub mod chaos;
+    pub mod epochs;
     pub mod faults;
     pub mod http;
     pub mod kafka;
@@ -103,4 +104,9 @@ fn a_hundred_kills_between_kafka_and_s3_change_nothing() {
 #[test]
 fn a_hundred_thousand_images_that_are_all_alike_cost_what_others_do() {
     peers::alike::alike(100_000);
+}
+
+#[test]
+fn the_five_thousandth_epoch_in_s3_is_committed_as_fast_as_the_first() {
+    peers::epochs::flat(5_000, 500);
 }

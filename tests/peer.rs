@@ -4,6 +4,7 @@
 mod peers {
     pub mod alike;
     pub mod chaos;
+    pub mod epochs;
     pub mod faults;
     pub mod http;
     pub mod kafka;

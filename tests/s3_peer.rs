@@ -18,6 +18,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::peers::{
+    epochs,
     faults::{Fault, Faults},
     pipeline::{PATIENCE, Running, finish},
     readers,
@@ -353,4 +354,10 @@ fn of_two_services_on_the_same_tables_the_older_ends() {
     drop(newer);
     place.everpair("both", &["run", "--until-caught-up"]);
     place.everpair("both", &["verify"]);
+}
+
+/// The target `long` has the same with 5,000 epochs.
+#[test]
+fn a_hundred_and_sixty_epochs_are_committed_equally_fast() {
+    epochs::flat(160, 40);
 }

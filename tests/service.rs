@@ -13,6 +13,7 @@ mod replaying;
 mod restarts;
 mod stops;
 mod takedowns;
+mod upkeep;
 mod words;
 
 /// The bound is 2 % of the tables' bytes with 10,000 images, which the target `long` holds.

@@ -2,8 +2,9 @@
 //! inserts, replacements and deletes, over checkpoints and restarts, without what a crash left
 //! behind, and at the versions of an earlier epoch.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
+use std::time::Duration;
 
 use everpair::delta::{
     self, Change, Commit, EpochCommit, Key, Latest, Publisher, Store, TableSpec,
@@ -235,6 +236,72 @@ fn every_reader_sees_the_published_rows() {
         readers::sql(folder.path(), "SELECT count(*), count(DISTINCT image_id) FROM images");
     let live = last.0.images.len();
     assert_eq!(counts, [json!([live, live])]);
+}
+
+/// Files are made fewer and what nobody keeps is removed, so that the log has holes before and after
+/// the pinned versions: every reader sees these, the kept ones and the newest one.
+#[test]
+fn every_reader_sees_what_is_kept_and_pinned_across_holes_in_the_log() {
+    println!("seed {SEED}");
+    let folder = tempfile::tempdir().expect("a folder");
+    let store = Store::folder(folder.path()).expect("a folder");
+    let mut publisher = delta::start(&store, &specs()).expect("a start from nothing");
+    let (mut model, mut dice, mut states) = (Model::default(), Dice(SEED), BTreeMap::new());
+    let (pins, oldest, newest) = ([21, 77], 170, 184);
+    for epoch in 1..=newest {
+        let page = step(&mut model, &mut publisher, epoch, &mut dice);
+        if pins.contains(&epoch) || epoch == oldest {
+            states.insert(epoch, (model.clone(), page));
+        }
+        if epoch % 60 == 0 {
+            publisher = delta::start(&store, &specs()).expect("a start from the tables");
+        }
+        for table in [Table::Images, Table::Pairs, Table::Embeddings] {
+            publisher.compact(table.as_str(), table.order()).expect("files become fewer");
+        }
+        if epoch % 30 == 0 || epoch == newest {
+            let mut pinned: BTreeMap<String, BTreeSet<u64>> = BTreeMap::new();
+            for (_, page) in pins.iter().filter_map(|pin| states.get(pin)) {
+                for (table, version) in &page.tables {
+                    pinned.entry(table.clone()).or_default().insert(*version);
+                }
+            }
+            let page = states.get(&oldest).map(|(_, page)| page.tables.clone());
+            let keep =
+                delta::Keep { oldest: page.unwrap_or_default(), pinned, age: Duration::ZERO };
+            publisher.retain(&keep, false).expect("what nobody keeps is removed");
+        }
+    }
+    publisher.renew_latest().expect("the newest page names what the tables have become");
+    let latest = delta::read_latest(&store).expect("a page").expect("there were epochs");
+    states.insert(newest, (model, latest));
+    let log = folder.path().join("images/_delta_log");
+    let commit = |version: u64| log.join(format!("{version:020}.json")).exists();
+    for pin in pins {
+        let at = states[&pin].1.tables["images"];
+        assert!(commit(at) && !commit(at - 1) && !commit(at + 1), "no hole around {at}");
+    }
+    let paths = ["images", "pairs"].map(|name| folder.path().join(name));
+    let (mut asks, mut expected) = (Vec::new(), Vec::new());
+    for (epoch, (model, page)) in &states {
+        let version = (*epoch != newest).then(|| page.tables["images"]);
+        asks.push(Ask { table: &paths[0], version, columns: &IMAGES });
+        expected.push(cells(model.images.values(), &IMAGES));
+        if *epoch != oldest {
+            let version = (*epoch != newest).then(|| page.tables["pairs"]);
+            asks.push(Ask { table: &paths[1], version, columns: &PAIRS });
+            expected.push(cells(model.pairs.values(), &PAIRS));
+        }
+    }
+    for reader in PYTHON_READERS {
+        for (ask, expected) in asks.iter().zip(&expected) {
+            same(reader, ask, &readers::rows(reader, ask), expected);
+        }
+    }
+    let answers = readers::spark_rows(&asks);
+    for ((ask, expected), rows) in asks.iter().zip(&expected).zip(&answers) {
+        same("spark", ask, rows, expected);
+    }
 }
 
 fn same(reader: &str, ask: &Ask, rows: &[Value], expected: &[Value]) {

@@ -233,6 +233,12 @@ enum Step {
         come: i64,
         goes: i64,
     },
+    /// As many epochs of few rows as make files that are worth compacting.
+    Trickle,
+    /// Fewer files of every table, and perhaps the newest pages name them.
+    Compact {
+        renew: bool,
+    },
     /// Only so many pages are kept.
     Keep(usize),
     Pin(usize),
@@ -241,9 +247,17 @@ enum Step {
     Restart,
 }
 
+/// Rows of an epoch: none or few, so many that their dead ones do not fit the log, or so many that
+/// the file is written again once most of them are dead.
+fn come() -> impl Strategy<Value = i64> {
+    prop_oneof![4 => 0..20_i64, 2 => Just(700_i64), 1 => Just(2_500_i64)]
+}
+
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
-        6 => (0..3_i64, 2..6_i64).prop_map(|(come, goes)| Step::Epoch { come: come * 700, goes }),
+        6 => (come(), 2..6_i64).prop_map(|(come, goes)| Step::Epoch { come, goes }),
+        2 => Just(Step::Trickle),
+        3 => prop::bool::ANY.prop_map(|renew| Step::Compact { renew }),
         3 => (1..6_usize).prop_map(Step::Keep),
         2 => (0..9_usize).prop_map(Step::Pin),
         1 => (0..9_usize).prop_map(Step::Unpin),
@@ -287,6 +301,26 @@ impl Model {
         Ok(())
     }
 
+    fn compact(&mut self, publisher: &mut Publisher, renew: bool) -> Result<(), Error> {
+        for spec in specs() {
+            let files = publisher.table(&spec.name).expect("a table").size().0;
+            let done = publisher.compact(&spec.name, &["image_id"])?;
+            let table = publisher.table(&spec.name).expect("a table");
+            let became = done.map_or(files, |done| files + 1 - done.files);
+            assert!(table.size().0 <= became, "{}: {files} files, {done:?}", spec.name);
+            assert_eq!(table.rows()? as usize, self.tables.entry(spec.name).or_default().len());
+        }
+        if let (true, Some(page)) = (renew, self.pages.last_mut()) {
+            let renewed = publisher.renew_latest()?;
+            page.latest = renewed.unwrap_or(page.latest.clone());
+            let versions = |table: &Table| (table.name().to_owned(), table.version());
+            let newest = publisher.tables().iter().map(versions).collect();
+            assert_eq!(page.latest.tables, newest);
+            assert_eq!(publisher.renew_latest()?, None, "nothing is left to do");
+        }
+        Ok(())
+    }
+
     fn keep(&self) -> Keep {
         let oldest = self.pages.first().map(|page| page.latest.tables.clone());
         let mut pinned: BTreeMap<String, BTreeSet<u64>> = BTreeMap::new();
@@ -311,9 +345,36 @@ impl Model {
         }
     }
 
+    /// What a refresh reads: every row of epochs above one, and the rest where it is cheap.
+    fn check_refresh(&self, publisher: &Publisher) {
+        for table in publisher.tables() {
+            for after in [self.epoch.saturating_sub(20), self.epoch.saturating_sub(2)] {
+                let mut newer = BTreeSet::new();
+                for batch in table.scan_after(Some(after), None).expect("a scan") {
+                    let batch = batch.expect("rows");
+                    let epochs = batch.column(2).as_primitive::<Int64Type>();
+                    let ids = batch.column(0).as_string::<i32>();
+                    let above = (0..batch.num_rows())
+                        .filter(|row| epochs.value(*row) > i64::try_from(after).expect("small"));
+                    newer.extend(above.map(|row| ids.value(row).to_owned()));
+                }
+                let rows = self.tables.get(table.name()).into_iter().flatten();
+                let wanted = rows.filter(|(_, row)| row.1 > i64::try_from(after).expect("small"));
+                let wanted: BTreeSet<String> = wanted.map(|(id, _)| id.clone()).collect();
+                assert!(newer == wanted, "{} above {after}", table.name());
+            }
+        }
+    }
+
     fn step(&mut self, store: &Store, publisher: &mut Publisher, step: &Step) -> Result<(), Error> {
         match step {
             Step::Epoch { come, goes } => self.epoch(publisher, *come, *goes)?,
+            Step::Trickle => {
+                for n in 0..16 {
+                    self.epoch(publisher, 3 + n % 2, 7)?;
+                }
+            }
+            Step::Compact { renew } => self.compact(publisher, *renew)?,
             Step::Keep(count) => {
                 let gone = self.pages.len().saturating_sub(*count);
                 self.pages.drain(..gone);
@@ -381,6 +442,7 @@ fn survive(steps: &[Step], faults: Vec<(usize, Fault)>) {
             model.step(&calm, &mut publisher, step).expect("nothing disturbs it");
         }
         model.check(&calm);
+        model.check_refresh(&publisher);
     }
     model.epoch(&mut publisher, 10, 3).expect("nothing disturbs it");
     for n in 1..=8 {
@@ -408,7 +470,7 @@ fn survive(steps: &[Step], faults: Vec<(usize, Fault)>) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 40, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 16, ..ProptestConfig::default() })]
     #[test]
     fn kept_and_pinned_versions_stay_and_all_else_goes(
         steps in prop::collection::vec(step(), 1..25)
@@ -429,7 +491,7 @@ fn fault() -> impl Strategy<Value = (usize, Fault)> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 40, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 16, ..ProptestConfig::default() })]
     #[test]
     fn also_when_every_step_is_disturbed(
         steps in prop::collection::vec(step(), 1..15),
@@ -470,6 +532,53 @@ fn what_left_the_kept_versions_stays_for_the_age() {
     let marks = store.get("_everpair/retained.json").expect("read").expect("it is there");
     let marks: serde_json::Value = serde_json::from_slice(&marks).expect("JSON");
     assert!(marks.as_array().is_some_and(|marks| marks.len() <= 10), "{marks}");
+}
+
+/// Rows of many small files lie in one, sorted by what they are looked up by.
+#[test]
+fn many_small_files_become_a_sorted_one() {
+    let store = Store::new(Arc::new(InMemory::new()), Path::default()).expect("a store");
+    let mut publisher = start(&store, &specs()).expect("a start");
+    let mut model = Model::default();
+    for _ in 0..20 {
+        model.epoch(&mut publisher, 5, 40).expect("an epoch");
+    }
+    let before = publisher.table("pairs").expect("a table").size().0;
+    let done = publisher.compact("pairs", &["image_id"]).expect("compacted").expect("worth it");
+    let table = publisher.table("pairs").expect("a table");
+    assert_eq!((done.files, table.size().0), (16, before - 15));
+    assert!(done.written_bytes > 0 && done.read_bytes > done.written_bytes, "{done:?}");
+    let again = publisher.compact("pairs", &["image_id"]).expect("looked");
+    assert!(again.is_none_or(|done| done.files >= 16), "{again:?}");
+    let table = publisher.table("pairs").expect("a table");
+    let largest = table.scan(None).expect("a scan").map(|batch| batch.expect("rows"));
+    let largest = largest.max_by_key(RecordBatch::num_rows).expect("a file");
+    let ids: Vec<&str> = largest.column(0).as_string::<i32>().iter().flatten().collect();
+    assert!(ids.len() > 20 && ids.is_sorted(), "{ids:?}");
+    let refused = publisher.compact("nothing", &[]);
+    assert!(matches!(refused, Err(Error::Refused(_))), "{refused:?}");
+    // The epoch is what it was, and the next one finds every row.
+    assert_eq!(publisher.epoch(), Some(20));
+    model.epoch(&mut publisher, 5, 2).expect("an epoch");
+    model.check(&store);
+    model.check_refresh(&publisher);
+}
+
+/// A rival takes over while files are made fewer: nothing of that is in the tables.
+#[test]
+fn a_fenced_writer_compacts_nothing() {
+    let store = Store::new(Arc::new(InMemory::new()), Path::default()).expect("a store");
+    let mut slept = start(&store, &specs()).expect("a start");
+    let mut model = Model::default();
+    for _ in 0..20 {
+        model.epoch(&mut slept, 5, 40).expect("an epoch");
+    }
+    let mut publisher = start(&store, &specs()).expect("a start");
+    let outcome = slept.compact("images", &["image_id"]);
+    assert!(matches!(outcome, Err(Error::Fenced(_))), "{outcome:?}");
+    assert!(slept.is_stopped());
+    model.epoch(&mut publisher, 5, 4).expect("an epoch");
+    model.check(&store);
 }
 
 /// A writer that slept while another one took over removes nothing.

@@ -94,6 +94,13 @@ pub struct Tables {
     /// How long a request that an object store fails is tried again before the service stops.
     #[serde(default = "retry_time", deserialize_with = "duration")]
     pub retry_time: Duration,
+    /// How long objects stay that no kept epoch and no snapshot needs.
+    #[serde(default = "retention", deserialize_with = "duration")]
+    pub retention: Duration,
+}
+
+fn retention() -> Duration {
+    limits::RETENTION
 }
 
 fn retry_time() -> Duration {

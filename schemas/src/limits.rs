@@ -132,6 +132,27 @@ pub const LOG_COMMITS_AT_ONCE: u64 = 64;
 
 /// Longest time that a service takes to stop: what it has not committed by then, the next start does.
 pub const STOP_WITHIN: Duration = Duration::from_secs(30);
+/// Files of one tier of size that are made into one: few enough to be read at once, so many that
+/// this is not done at every epoch.
+pub const COMPACT_FILES: usize = 16;
+/// Upper ends of the tiers, in bytes; a file past the last one is never made larger. A row is
+/// written again at most once per tier.
+pub const COMPACT_TIERS: [u64; 3] = [32 << 10, 512 << 10, 4 << 20];
+/// Bytes of live rows that are written again in one step, which is between two epochs.
+pub const COMPACT_BYTES: u64 = 32 << 20;
+/// Rows that are held in memory for that; the file that goes past it is still taken.
+pub const COMPACT_MEMORY: usize = 96 << 20;
+/// Epochs after which another table is looked at for what can be removed.
+pub const RETAIN_EPOCHS: u64 = 16;
+/// A quiet service looks after as long a time.
+pub const RETAIN_INTERVAL: Duration = Duration::from_secs(60);
+/// How long objects stay that no kept version needs: long enough for a query that began before the
+/// epoch that it reads was let go, short enough that a folder with an epoch a second stays small.
+pub const RETENTION: Duration = Duration::from_secs(3600);
+/// Names of generations that are kept; only the newest counts.
+pub const GENERATIONS_KEPT: usize = 16;
+
+const _: () = assert!(COMPACT_TIERS[2] * 2 <= COMPACT_BYTES, "full files come of full steps");
 
 /// Messages behind the end of the source up to which a service is ready: an epoch.
 pub const READY_LAG: u64 = EPOCH_ROWS as u64;

@@ -88,6 +88,19 @@ impl Table {
         }
     }
 
+    /// The columns that rows of one file are sorted by: what they are looked up by.
+    pub fn order(self) -> &'static [&'static str] {
+        match self {
+            Table::Contents => &["content_id"],
+            Table::Embeddings => &["channel", "content_id"],
+            Table::Annotations => &["request_id"],
+            Table::Blocked => &["kind", "value"],
+            Table::Pairs | Table::Triplets | Table::Changes => &["query_id", "target_id"],
+            Table::Rejects => &["stage", "reason"],
+            Table::Images => &["image_id"],
+        }
+    }
+
     /// The columns.
     pub fn schema(self) -> SchemaRef {
         let fields = match self {

@@ -174,12 +174,19 @@ pub(super) fn read(
     size: u64,
     schema: &SchemaRef,
 ) -> Result<impl Iterator<Item = Result<RecordBatch>> + use<>> {
-    let shown: Arc<str> = name.as_str().into();
+    read_from(ObjectReader::new(store.clone(), name, size), schema)
+}
+
+/// The same of a file as a reader has it.
+pub(super) fn read_from(
+    reader: ObjectReader,
+    schema: &SchemaRef,
+) -> Result<impl Iterator<Item = Result<RecordBatch>> + use<>> {
+    let shown: Arc<str> = reader.name().into();
     let failed = move |error: &(dyn std::error::Error + 'static)| match store_failure(error) {
         Some(why) => Error::Io(format!("{shown}: {why}")),
         None => Error::Unreadable(format!("{shown}: {error}")),
     };
-    let reader = ObjectReader::new(store.clone(), name, size);
     let builder =
         ParquetRecordBatchReaderBuilder::try_new(reader).map_err(|error| failed(&error))?;
     let held: Vec<usize> = schema

@@ -4,6 +4,7 @@
 use std::fmt;
 
 use chrono::{DateTime, SecondsFormat, Utc};
+use schemas::limits;
 use serde::{Deserialize, Serialize};
 
 use super::store::Created;
@@ -61,6 +62,20 @@ pub fn take(store: &Store) -> Result<u64> {
             Created::Failed(error) => return Err(error),
         }
     }
+}
+
+/// Removes the names of all but the newest generations. Whoever comes to think that a removed one is
+/// free finds the tables claimed by a newer one.
+pub(super) fn retain(store: &Store) -> Result<usize> {
+    let names = store.list(GENERATIONS, "0")?;
+    let mut generations: Vec<u64> =
+        names.iter().filter_map(|(name, _)| name.parse().ok()).collect();
+    generations.sort_unstable();
+    let gone = generations.len().saturating_sub(limits::GENERATIONS_KEPT);
+    let gone: Vec<String> =
+        generations[..gone].iter().map(|at| format!("{GENERATIONS}/{at}")).collect();
+    store.delete_all(&gone)?;
+    Ok(gone.len())
 }
 
 /// An error of the writer of generation `mine`; one that was fenced off is told by whom.

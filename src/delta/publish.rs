@@ -9,6 +9,7 @@ use serde_json::{Map, Value};
 
 use super::decide::{self, Resume};
 use super::log::{self, read_commit};
+use super::table::{Compacted, choose};
 use super::{
     AGAIN, Commit, EPOCH, Error, Key, OFFSET, Result, Rows, Store, Table, TableSpec, generation,
 };
@@ -232,6 +233,63 @@ impl Publisher {
         }
         self.refuse_if_newer()?;
         self.write_latest(epoch, info).map(Some)
+    }
+
+    /// Makes fewer files of one table where that is worth it, sorted by these columns; `None`
+    /// where it is not. To be called between epochs. Readers go on to see the older version until
+    /// [`Publisher::renew_latest`] or the next epoch.
+    ///
+    /// # Errors
+    /// As for a table's commit, after which the publisher refuses everything; before it nothing has
+    /// happened, see [`Publisher::is_stopped`].
+    pub fn compact(&mut self, table: &str, order: &[&str]) -> Result<Option<Compacted>> {
+        self.refuse_if_stopped()?;
+        let Some(at) = self.tables.iter().position(|held| held.name() == table) else {
+            return Err(Error::Refused(format!("there is no table {table}")));
+        };
+        let sources = choose(&self.tables[at].files());
+        if sources.is_empty() {
+            return Ok(None);
+        }
+        let compacted = self.tables[at].compact(&sources, order);
+        self.stopped = !self.tables[at].is_writable();
+        compacted
+            .map(Some)
+            .map_err(|error| generation::explained(&self.store, self.generation, error))
+    }
+
+    /// Whether a commit failed, after which only a new start knows what happened.
+    pub fn is_stopped(&self) -> bool {
+        self.stopped
+    }
+
+    /// Names the tables' newest versions in the pages of the newest epoch, of which they hold the
+    /// same rows; `None` where they do already.
+    ///
+    /// # Errors
+    /// `Fenced` when a newer writer is there, or the store fails.
+    pub fn renew_latest(&self) -> Result<Option<Latest>> {
+        let Some(epoch) = self.epoch() else { return Ok(None) };
+        let held = read_latest(&self.store)?.filter(|latest| latest.epoch == epoch);
+        let named = |table: &Table| {
+            held.as_ref().and_then(|latest| latest.tables.get(table.name()))
+                == Some(&table.version())
+        };
+        if self.tables.iter().all(named) {
+            return Ok(None);
+        }
+        self.refuse_if_newer()
+            .map_err(|error| generation::explained(&self.store, self.generation, error))?;
+        let info = match held {
+            Some(latest) => latest.info,
+            None => self.info_of(epoch)?,
+        };
+        self.write_latest(epoch, info).map(Some)
+    }
+
+    /// Removes names of generations that are long past; gives how many.
+    pub fn retain_generations(&self) -> Result<usize> {
+        generation::retain(&self.store)
     }
 
     /// Writes what the newest epoch is: first its own page, then the one that readers open.

@@ -196,8 +196,8 @@ impl Publisher {
             pointer: checkpoint::hint(&store, name)?,
             needed: None,
         };
-        // Claims write none, and one may have failed to be written.
-        let last = facts.checkpoints.last().copied();
+        // Claims write none, and one may have failed to be written, or the pointer to it.
+        let last = facts.pointer.filter(|at| facts.checkpoints.contains(at));
         let due = newest - last.unwrap_or(0) >= table.checkpoint_interval();
         if due && !dry_run {
             checkpoint::write(&store, name, table.kept_parts().0)?;
@@ -240,12 +240,17 @@ impl Publisher {
 
     /// What was kept at any time within the age; `None` while that is not known.
     fn marked(&self, keep: &Keep, dry_run: bool) -> Result<Option<Keep>> {
+        let mut keep = keep.clone();
+        for table in &self.tables {
+            let oldest = keep.oldest.entry(table.name().to_owned()).or_insert(table.version());
+            *oldest = (*oldest).min(table.version());
+        }
         // What cannot be read is written anew: it only makes things stay longer.
         let held = self.store.get(MARKS)?;
         let read = held.as_ref().and_then(|held| serde_json::from_slice(held).ok());
         let before: Vec<Mark> = read.unwrap_or_default();
         let mut marks = before.clone();
-        let kept = kept(&mut marks, now_ms(), keep);
+        let kept = kept(&mut marks, now_ms(), &keep);
         if !dry_run && marks != before {
             let content = serde_json::to_vec(&marks).expect("all keys are strings");
             self.store.replace(MARKS, content)?;

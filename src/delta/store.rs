@@ -363,6 +363,15 @@ impl ObjectReader {
         ObjectReader { store, name, size, window: Mutex::new((0, Bytes::new())) }
     }
 
+    /// Of an object whose content is here already.
+    pub(super) fn held(store: Store, name: String, content: Bytes) -> Self {
+        ObjectReader { store, name, size: content.len() as u64, window: Mutex::new((0, content)) }
+    }
+
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
     /// `length` bytes from `start`, from the window where it holds them.
     fn bytes(&self, start: u64, length: u64) -> Result<Bytes> {
         let end = start + length;

@@ -1,6 +1,7 @@
 //! One table: opening and claiming it, its rows at a version, and where each key stands.
 
 mod commit;
+mod compact;
 mod ledger;
 mod purge;
 
@@ -17,6 +18,7 @@ use uuid::Uuid;
 
 pub use commit::Commit;
 use commit::info;
+pub use compact::{Compacted, FileFacts, choose};
 pub(super) use ledger::{Ledger, at};
 pub use purge::{Leaving, Plan, Purged, Rule, Verdict};
 
@@ -25,6 +27,7 @@ use super::action::{
 };
 use super::decide::{self, Claim};
 use super::log::{Snapshot, put_commit};
+use super::store::ObjectReader;
 use super::vector::VectorReader;
 use super::{Error, GENERATION, Result, Store, checkpoint, file, now_ms, schema};
 
@@ -78,6 +81,8 @@ pub struct Table {
     dead: HashMap<String, RoaringTreemap>,
     /// Paths by the number that `index` knows them by.
     paths: Vec<String>,
+    /// Numbers whose file has left.
+    free: Vec<u32>,
     index: HashMap<Key, Place>,
     ledger: Ledger,
 }
@@ -98,7 +103,8 @@ impl Table {
         let (store, spec) = (store.clone(), spec.clone());
         let (dead, paths, index) = (HashMap::new(), Vec::new(), HashMap::new());
         let ledger = Ledger::new(snapshot.version);
-        let mut table = Table { store, spec, snapshot, writer, dead, paths, index, ledger };
+        let free = Vec::new();
+        let mut table = Table { store, spec, snapshot, writer, dead, paths, free, index, ledger };
         table.read_vectors()?;
         Ok(table)
     }
@@ -207,6 +213,11 @@ impl Table {
         checkpoint::interval(&self.snapshot.metadata)
     }
 
+    /// Whether commits go through this handle still.
+    pub(super) fn is_writable(&self) -> bool {
+        self.writer.is_some()
+    }
+
     /// What tells which objects are needed.
     pub(super) fn kept_parts(&mut self) -> (&Snapshot, &mut Ledger) {
         (&self.snapshot, &mut self.ledger)
@@ -277,9 +288,19 @@ impl Table {
     ) -> Result<impl Iterator<Item = Result<(Vec<u64>, RecordBatch)>> + use<'a>> {
         let name = format!("{}/{}", self.spec.name, add.path);
         let size = u64::try_from(add.size).unwrap_or(0);
+        self.live_in(add, schema, ObjectReader::new(self.store.clone(), name, size))
+    }
+
+    /// The same of the file as a reader has it.
+    fn live_in<'a>(
+        &'a self,
+        add: &'a Add,
+        schema: &SchemaRef,
+        reader: ObjectReader,
+    ) -> Result<impl Iterator<Item = Result<(Vec<u64>, RecordBatch)>> + use<'a>> {
         let dead = self.dead.get(&add.path);
         let mut next = 0_u64;
-        Ok(file::read(&self.store, name, size, schema)?.map(move |batch| {
+        Ok(file::read_from(reader, schema)?.map(move |batch| {
             let batch = batch?;
             let rows = next..next + batch.num_rows() as u64;
             next = rows.end;
@@ -333,8 +354,35 @@ impl Table {
                 }
             }
         }
-        (self.paths, self.index) = (paths, index);
+        (self.paths, self.free, self.index) = (paths, Vec::new(), index);
         Ok(())
+    }
+
+    /// The number that the file will have which is the `nth` to come from here on.
+    fn next_number(&self, nth: usize) -> u32 {
+        match self.free.len().checked_sub(nth + 1) {
+            Some(at) => self.free[at],
+            None => u32_of((self.paths.len() + nth - self.free.len()) as u64),
+        }
+    }
+
+    /// Gives a file of a table with a key its number.
+    fn take_number(&mut self, path: String) -> u32 {
+        let number = self.next_number(0);
+        match self.free.pop() {
+            Some(_) => self.paths[number as usize] = path,
+            None => self.paths.push(path),
+        }
+        number
+    }
+
+    /// A file has left: its number may be taken again. Without that, numbers and names of files
+    /// that are long gone would pile up.
+    fn free_number(&mut self, path: &str) {
+        if let Some(at) = self.paths.iter().position(|held| held == path) {
+            self.paths[at] = String::new();
+            self.free.push(u32_of(at as u64));
+        }
     }
 
     /// Whether a row with this key is live. Needs the index.

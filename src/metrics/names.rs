@@ -108,6 +108,16 @@ metrics! {
         "Data files of the newest version.";
     TABLE_BYTES: Gauge "everpair_table_bytes" ["table"] "bytes",
         "Bytes of these files.";
+    COMPACTED_FILES: Counter "everpair_compacted_files_total" ["table"] "files",
+        "Data files that were made into fewer.";
+    COMPACTED_BYTES: Counter "everpair_compacted_bytes_total" ["table"] "bytes",
+        "Bytes written again for that.";
+    REMOVED_OBJECTS: Counter "everpair_removed_objects_total" ["table"] "objects",
+        "Objects removed because no kept epoch needs them: data files, deletion vectors, log entries.";
+    REMOVED_BYTES: Counter "everpair_removed_bytes_total" ["table"] "bytes",
+        "Bytes of these objects.";
+    UPKEEP_SECONDS: Counter "everpair_upkeep_seconds_total" ["task"] "seconds",
+        "Time between epochs spent on making fewer files (compact) and on removing (retain).";
     IMAGES_LIVE: Gauge "everpair_images_live" [] "images",
         "Rows of images.";
     IMAGES_MINED: Gauge "everpair_images_mined" [] "images",

@@ -48,6 +48,7 @@ impl Metrics {
         }
         let waiting = self.waiting.load(Ordering::Relaxed);
         samples.count(&names::REQUESTS_WAITING, &[], waiting as u64);
+        locked(&self.upkept).sample(&mut samples);
         for operation in Operation::ALL {
             let (observed, errors) = self.store.calls().of(operation);
             let labels = [operation.as_str()];

@@ -29,10 +29,12 @@ use super::{
     rows::{
         consolidate, inserts, moved_keys, pair_of, pair_row, touched, triplet_changes, triplet_of,
     },
+    upkeep::Upkeep,
     worker::Progress,
 };
 use crate::{
     annotator::Annotator,
+    dataset::EPOCHS,
     delta::{self, Change, EpochCommit, Key, Latest, Publisher, Rows, Store},
     metrics::{self, Metrics, Phase, Tally},
     requests::Requests,
@@ -45,6 +47,8 @@ pub struct Committer {
     pub store: Store,
     /// Newest pages kept under `_everpair/epochs/`.
     pub epochs_kept: usize,
+    /// How long objects stay that no kept epoch needs.
+    pub retention: Duration,
     /// The tables.
     pub publisher: Publisher,
     /// What the tables show at start, until the first epoch has been compared with it.
@@ -88,19 +92,19 @@ struct Run {
     compared: bool,
     /// Epochs that have a page under `_everpair/epochs/`.
     pages: BTreeSet<Epoch>,
+    upkeep: Upkeep,
 }
-
-const PAGES: &str = "_everpair/epochs";
 
 impl Committer {
     /// Commits epochs until there are no more. Returns on the main thread; an error means that the
     /// process must end, because only a new start knows what was committed.
     pub fn run(self) -> anyhow::Result<()> {
         let first = self.publisher.epoch().unwrap_or(0);
-        let names = self.store.list(PAGES, "0").context("list the pages of earlier epochs")?;
+        let names = self.store.list(EPOCHS, "0").context("list the pages of earlier epochs")?;
         let epochs = names.iter().filter_map(|(name, _)| name.strip_suffix(".json")?.parse().ok());
         let pages = epochs.collect();
         let pulse = self.metrics.pulse("committer");
+        let upkeep = Upkeep::new(self.store.clone(), self.retention, &self.publisher);
         let mut run = Run {
             at: self,
             pending: None,
@@ -108,14 +112,18 @@ impl Committer {
             answered: BTreeSet::new(),
             compared: false,
             pages,
+            upkeep,
         };
         loop {
             pulse.beat();
             match run.at.closed.recv_timeout(Duration::from_millis(20)) {
                 Ok(changes) if changes.epoch == first && !run.compared => run.compare(changes),
                 Ok(changes) => run.commit(changes)?,
-                Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => return run.at.metrics.write(),
+                Err(RecvTimeoutError::Timeout) => run.keep_up()?,
+                Err(RecvTimeoutError::Disconnected) => {
+                    run.upkeep.finish(&run.at.publisher, &run.at.metrics)?;
+                    return run.at.metrics.write();
+                }
             }
             run.annotate();
             if run.is_done() {
@@ -232,8 +240,19 @@ impl Run {
         self.at.metrics.committed(epoch, &counts, tally, took, publisher, latest.as_ref());
         if latest.is_some() {
             self.at.metrics.write()?;
+            let (publisher, metrics) = (&mut self.at.publisher, &self.at.metrics);
+            self.upkeep.after_epoch(publisher, &self.pages, metrics)?;
         }
         Ok(())
+    }
+
+    /// Upkeep of the tables while nothing comes.
+    fn keep_up(&mut self) -> anyhow::Result<()> {
+        if !self.compared {
+            return Ok(());
+        }
+        let (publisher, metrics) = (&mut self.at.publisher, &self.at.metrics);
+        self.upkeep.when_idle(publisher, &self.pages, metrics)
     }
 
     /// Removes the oldest pages under `_everpair/epochs/` past those that the config keeps.
@@ -242,7 +261,7 @@ impl Run {
         while self.pages.len() > self.at.epochs_kept
             && let Some(oldest) = self.pages.pop_first()
         {
-            self.at.store.delete(&format!("{PAGES}/{oldest}.json")).context("remove old pages")?;
+            self.at.store.delete(&format!("{EPOCHS}/{oldest}.json")).context("remove old pages")?;
         }
         Ok(())
     }

@@ -12,7 +12,7 @@ use super::super::decide::{self, Admit};
 use super::super::log::{Snapshot, put_commit};
 use super::super::vector::VectorFile;
 use super::super::{EPOCH, Error, GENERATION, Result, checkpoint, file, now_ms};
-use super::{Key, Place, Rows, Table, fenced, i64_of, keys, txn, u32_of};
+use super::{Key, Place, Rows, Table, fenced, i64_of, keys, txn};
 
 /// In-memory bytes of rows after which a commit starts another file.
 const FILE_BYTES: usize = 512 << 20;
@@ -74,12 +74,17 @@ impl Table {
             self.index.remove(key);
         }
         self.index.extend(change.placed);
-        self.paths.extend(change.added);
+        let keyed = !self.spec.key.is_empty();
+        for path in change.added.into_iter().filter(|_| keyed) {
+            self.take_number(path);
+        }
         for (path, dead) in change.dead {
-            match self.snapshot.files.contains_key(&path) {
-                true => self.dead.insert(path, dead),
-                false => self.dead.remove(&path),
-            };
+            if self.snapshot.files.contains_key(&path) {
+                self.dead.insert(path, dead);
+            } else {
+                self.dead.remove(&path);
+                self.free_number(&path);
+            }
         }
         Ok(self.version())
     }
@@ -120,7 +125,7 @@ impl Table {
         let leaving: HashSet<&Key> = delete.iter().collect();
         let mut seen = HashSet::new();
         for batches in groups(insert) {
-            let file = u32_of((self.paths.len() + change.added.len()) as u64);
+            let file = self.next_number(change.added.len());
             let mut row = 0_u32;
             for batch in batches.iter().filter(|_| !self.spec.key.is_empty()) {
                 for key in keys(&self.spec, batch)? {
@@ -233,7 +238,7 @@ impl Table {
         let words = json!({ "restored": target.version, "generation": writer });
         self.write(Entry { info: info("RESTORE", false, words), actions })?;
         self.read_vectors()?;
-        (self.paths, self.index) = (Vec::new(), HashMap::new());
+        (self.paths, self.free, self.index) = (Vec::new(), Vec::new(), HashMap::new());
         Ok(self.version())
     }
 }
