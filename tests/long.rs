@@ -97,6 +97,7 @@ fn a_hundred_kills_between_kafka_and_s3_change_nothing() {
         images: 1_150 + 3 * kills,
         first: 2_500,
         rows: 100,
+        patience: std::time::Duration::from_secs(60),
         all_points: kills >= 100,
     });
 }
