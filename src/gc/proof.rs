@@ -10,12 +10,7 @@ use std::collections::{BTreeMap, HashSet};
 use anyhow::Context;
 use arrow_array::{Array, RecordBatch, StringArray, cast::AsArray, types::Int32Type};
 use arrow_schema::DataType;
-use schemas::{
-    Channel,
-    checkpoint::Part,
-    limits,
-    tables::{ChangeRow, RejectRow, Table},
-};
+use schemas::{Channel, checkpoint::Part, limits, tables::Table};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -57,10 +52,15 @@ struct Scan<'a> {
 pub fn scan(store: &Store, kept: &Kept) -> anyhow::Result<Proof> {
     let newest = Dataset::open(store, &At::Latest)?;
     let mut gone = HashSet::new();
-    let changes = newest.rows::<ChangeRow>()?.into_iter();
-    let rejects = newest.rows::<RejectRow>()?.into_iter().filter_map(|row| row.image_id);
-    let ids = changes.flat_map(|row| [row.query_id, row.target_id]).chain(rejects);
-    gone.extend(ids.filter(|id| !kept.id(id)).map(|id| Key::of(&[&id])));
+    let named =
+        [(Table::Changes, &["query_id", "target_id"][..]), (Table::Rejects, &["image_id"][..])];
+    for (table, columns) in named {
+        for batch in newest.table(table)?.scan(Some(columns))? {
+            let batch = batch?;
+            let ids = batch.columns().iter().flat_map(|ids| ids.as_string::<i32>().iter());
+            gone.extend(ids.flatten().filter(|id| !kept.id(id)).map(|id| Key::of(&[id])));
+        }
+    }
     let mut scan = Scan { store, kept, gone, proof: Proof::default() };
     for (name, size) in store.objects()? {
         scan.proof.objects += 1;

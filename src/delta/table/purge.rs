@@ -16,6 +16,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use arrow_array::{BooleanArray, RecordBatch};
 use arrow_select::filter::filter_record_batch;
 use roaring::RoaringTreemap;
+use schemas::limits;
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
@@ -194,15 +195,27 @@ impl Table {
     /// whether one of them has statistics that name what must be nowhere.
     fn named_by_log(&self, listed: &[Listed], rule: &dyn Rule) -> Result<(BTreeSet<String>, bool)> {
         let (name, mut found, mut names) = (&self.spec.name, BTreeSet::new(), false);
-        for (version, commit) in listed.iter().filter_map(|one| of_log(&one.name)) {
-            let adds: Vec<Add> = if !commit {
-                checkpoint::read(&self.store, name, version)?.files.into_values().collect()
-            } else {
-                let commit = read_commit(&self.store, name, version)?.unwrap_or_default();
-                commit.actions.into_iter().filter_map(|action| action.add).collect()
-            };
-            named(adds.iter(), &mut found);
-            names |= adds.iter().any(|add| !admitted(add, rule));
+        let mut take = |adds: &mut dyn Iterator<Item = Add>| {
+            for add in adds {
+                names |= !admitted(&add, rule);
+                named([&add].into_iter(), &mut found);
+            }
+        };
+        let of = |wanted: bool| {
+            let all = listed.iter().filter_map(|one| of_log(&one.name));
+            all.filter(move |(_, commit)| *commit == wanted).map(|(version, _)| version)
+        };
+        for version in of(false) {
+            let snapshot = checkpoint::read(&self.store, name, version)?;
+            take(&mut snapshot.files.into_values());
+        }
+        let commits: Vec<String> = of(true).map(|version| commit_name(name, version)).collect();
+        for some in commits.chunks(limits::LOG_COMMITS_AT_ONCE as usize) {
+            for (name, content) in some.iter().zip(self.store.get_all(some)?) {
+                let Some(content) = content else { continue };
+                let commit = Entry::decode(&content, name)?;
+                take(&mut commit.actions.into_iter().filter_map(|action| action.add));
+            }
         }
         Ok((found, names))
     }
