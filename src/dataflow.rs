@@ -16,6 +16,7 @@ use std::sync::Arc;
 
 use differential_dataflow::AsCollection;
 use operators::{
+    benchmarks::Benchmarks,
     decode::DecodeOptions,
     embed::Encoders,
     flow::{Answer, ModelId},
@@ -58,6 +59,8 @@ pub struct Settings {
     pub decode: Arc<DecodeOptions>,
     /// Rules on single images.
     pub screen: Arc<config::Screen>,
+    /// Evaluation sets that are kept out.
+    pub benchmarks: Arc<Benchmarks>,
     /// What gives vectors.
     pub encoders: Arc<Encoders>,
     /// Rules 2 to 6.
@@ -87,7 +90,14 @@ pub fn build<'s>(
 
     let (arrivals, undecodable) = operators::decode(records, with.decode.clone());
     let (arrivals, unfit) = operators::screen(arrivals, with.screen.clone());
-    let register = operators::register(arrivals, blocks, restored);
+    let (arrivals, known) = operators::benchmarks(
+        arrivals,
+        blocks.clone(),
+        with.benchmarks.clone(),
+        with.encoders.clone(),
+        with.pool.clone(),
+    );
+    let register = operators::register(arrivals, blocks, restored, with.benchmarks.clone());
     let (versions, embeddings) = operators::embed(
         register.mined.clone(),
         register.pictures,
@@ -131,6 +141,7 @@ pub fn build<'s>(
         added(register.blocked, Change::Blocked),
         added(undecodable, Change::Reject),
         added(unfit, Change::Reject),
+        added(known, Change::Reject),
         added(register.rejects, Change::Reject),
         added(unusable, Change::Reject),
         register.images.map(|(row, epoch, diff)| (Change::Image(row), epoch, diff)),

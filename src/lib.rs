@@ -4,6 +4,7 @@
 //! it, [`delta`] behind, [`annotator`] beside; the rest are commands.
 
 pub mod annotator;
+pub mod benchmark;
 pub mod calibrate;
 pub mod changes;
 pub mod cli;

@@ -57,6 +57,8 @@ enum Command {
     /// rejects and blocked. Copies elsewhere are yours to clean: the topic (its retention, or
     /// compaction), exports, backups.
     Gc(everpair::gc::GcArgs),
+    /// Keeps an evaluation set's images, and copies of them, out: those to come and those live now.
+    Block(everpair::benchmark::BlockArgs),
     /// Has rejected messages read again, after a fix of the config; see the table `rejects`.
     Replay(everpair::replay::ReplayArgs),
     /// What the tables hold, and the counters of the newest run.
@@ -145,6 +147,7 @@ fn work(command: Command) -> anyhow::Result<()> {
         Command::Push(args) => cli::push(&args),
         Command::Takedown(args) => cli::takedown(&args),
         Command::Gc(args) => everpair::gc::gc(&args),
+        Command::Block(args) => everpair::benchmark::block(&args),
         Command::Replay(args) => everpair::replay::replay(&args),
         Command::Status { config, json } => show_status(&config, json),
         Command::Validate(args) => everpair::validate::validate(&args),

@@ -23,7 +23,9 @@ use std::{
 };
 
 use anyhow::{Context, bail};
+use operators::register::Restored;
 use schemas::{
+    Epoch,
     config::{self, Config},
     tables::Table,
 };
@@ -32,7 +34,9 @@ use timely::communication::WorkerGuards;
 
 use self::{commit::Committer, ingest::Ingest, worker::Progress};
 use crate::{
+    benchmark::keeper::Keeper,
     console::Console,
+    dataflow::Settings,
     dataset,
     delta::{self, Publisher, Store, TableSpec},
     fetch, gc,
@@ -120,12 +124,11 @@ fn run_once(
     let rejected = std::mem::take(&mut shown.rejected);
     metrics.opened(&publisher, delta::read_latest(&store)?, rejected, next.clone())?;
     settings.encoders = Arc::new(timed(&settings.encoders, &metrics));
+    let benchmarks = keep_benchmarks(&store, &settings, &begin.restored)?;
     let progress =
         Arc::new(Progress { committed: AtomicU64::new(begin.epoch), stop: AtomicBool::new(false) });
-    let exchange = Arc::new(ingest::Exchange::default());
-    if let Ok(mut committed) = exchange.committed.lock() {
-        *committed = next;
-    }
+    let exchange = ingest::Exchange { committed: next.into(), ..Default::default() };
+    let exchange = Arc::new(exchange);
     let (states, schedule) =
         state::Writer::start(store.clone(), &settings.mining, settings.counters.clone())?;
     settings.state = states.state();
@@ -133,9 +136,7 @@ fn run_once(
     let (answers_in, answers) = mpsc::channel();
     let (feed_in, feed) = mpsc::sync_channel(1);
     let (closed_in, closed) = mpsc::channel();
-    // Above every epoch that a memo has rows of, even if that never became real.
-    let newest = publisher.tables().iter().filter_map(delta::Table::epoch).max();
-    let next_epoch = newest.unwrap_or(0).max(begin.epoch) + 1;
+    let next_epoch = next_epoch(&publisher, begin.epoch);
 
     let workers = settings::workers(config);
     let guards = worker::start(
@@ -152,10 +153,12 @@ fn run_once(
         cut: config.epoch.clone(),
         linger: config.epoch.linger(&config.tables),
         next_epoch,
+        cut_newest: None,
         ends: ends.clone(),
         again,
         answers,
         requests: requests.clone(),
+        benchmarks,
         schedule,
         feed: feed_in,
         progress: progress.clone(),
@@ -224,6 +227,28 @@ fn join(
     }
     states.finish();
     Ok(())
+}
+
+/// Above every epoch that a memo has rows of, even if that never became real.
+fn next_epoch(publisher: &delta::Publisher, begin: Epoch) -> Epoch {
+    let newest = publisher.tables().iter().filter_map(delta::Table::epoch).max();
+    newest.unwrap_or(0).max(begin) + 1
+}
+
+/// Holds the evaluation sets that are blocked, for the workers and for ingest.
+fn keep_benchmarks(
+    store: &Store,
+    settings: &Settings,
+    restored: &[Restored],
+) -> anyhow::Result<Keeper> {
+    let (encoders, held) = (settings.encoders.clone(), settings.benchmarks.clone());
+    let keeper = Keeper { store: store.clone(), encoders, held };
+    let blocked = restored.iter().filter_map(|row| match row {
+        Restored::Blocked(row) => Some(row),
+        _ => None,
+    });
+    keeper.know(blocked)?;
+    Ok(keeper)
 }
 
 struct Opened {

@@ -68,6 +68,7 @@ pub fn settings(config: &Config) -> anyhow::Result<Settings> {
             given: encoders.given,
         }),
         screen: Arc::new(config.screen.clone()),
+        benchmarks: Arc::default(),
         encoders: Arc::new(encoders),
         mining: Arc::new(mining(config)?),
         filter: Arc::new(config.filter.clone()),

@@ -3,11 +3,13 @@
 use std::collections::BTreeMap;
 
 use anyhow::Context;
-use schemas::{config::Config, tables};
+use schemas::{benchmark, config::Config, reject::Reason, tables};
 use serde_json::{Value, json};
 
 use crate::{
+    benchmark::objects,
     dataset::{self, At, Dataset},
+    delta::Store,
     errln,
     metrics::STATUS,
     outln,
@@ -32,7 +34,8 @@ pub fn status(config: &Config) -> anyhow::Result<Value> {
             json!({ "rows": count, "files": files, "bytes": bytes, "version": open.version() }),
         );
     }
-    let rejects = rejects_by_reason(&dataset)?;
+    let (rejects, turned_away) = count_rejects(&dataset)?;
+    let benchmarks = benchmarks(&store, &dataset, turned_away)?;
     let run = store.get(STATUS)?;
     let run: Value = match run {
         Some(text) => serde_json::from_slice(&text).with_context(|| format!("read {STATUS}"))?,
@@ -45,16 +48,51 @@ pub fn status(config: &Config) -> anyhow::Result<Value> {
         "in_force": latest.info.get("in_force"),
         "tables": rows,
         "rejects": rejects,
+        "benchmarks": benchmarks,
         "run": run,
     }))
 }
 
-fn rejects_by_reason(dataset: &Dataset) -> anyhow::Result<BTreeMap<String, usize>> {
-    let mut counts = BTreeMap::new();
+/// By benchmark, then by what a message was found to be of it.
+type TurnedAway = BTreeMap<String, BTreeMap<String, usize>>;
+
+fn count_rejects(dataset: &Dataset) -> anyhow::Result<(BTreeMap<String, usize>, TurnedAway)> {
+    let (mut counts, mut turned_away) = (BTreeMap::new(), TurnedAway::new());
     for row in dataset.rows::<tables::RejectRow>()? {
+        if row.reason == Reason::Benchmark.as_str()
+            && let Some((name, by)) = benchmark::parse_detail(&row.detail)
+        {
+            let counts = turned_away.entry(name.to_owned()).or_default();
+            *counts.entry(by.to_owned()).or_default() += 1;
+        }
         *counts.entry(row.reason).or_default() += 1;
     }
-    Ok(counts)
+    Ok((counts, turned_away))
+}
+
+/// Each benchmark that is blocked: its images, of all versions together, and the messages that were
+/// turned away because of it.
+fn benchmarks(
+    store: &Store,
+    dataset: &Dataset,
+    mut turned_away: TurnedAway,
+) -> anyhow::Result<BTreeMap<String, Value>> {
+    let mut of: BTreeMap<String, (usize, Vec<String>)> = BTreeMap::new();
+    let rows = dataset.rows::<tables::BlockedRow>()?;
+    for value in objects::values(&rows) {
+        let Some((name, _)) = benchmark::parse_value(value) else { continue };
+        let header = objects::header(store, value)?;
+        let (images, values) = of.entry(name.to_owned()).or_default();
+        *images += header.images;
+        values.push(value.to_owned());
+    }
+    let each = of.into_iter().map(|(name, (images, versions))| {
+        let by = turned_away.remove(&name).unwrap_or_default();
+        let all: usize = by.values().sum();
+        let told = json!({ "images": images, "versions": versions, "turned_away": all, "by": by });
+        (name, told)
+    });
+    Ok(each.collect())
 }
 
 /// The same for a person.
@@ -80,6 +118,13 @@ pub fn print(status: &Value) {
     if let Some(rejects) = status["rejects"].as_object().filter(|rejects| !rejects.is_empty()) {
         let list: Vec<String> = rejects.iter().map(|(why, n)| format!("{why} {n}")).collect();
         outln!("rejects: {}", list.join(", "));
+    }
+    for (name, of) in status["benchmarks"].as_object().into_iter().flatten() {
+        let by = of["by"].as_object().into_iter().flatten();
+        let by: Vec<String> = by.map(|(by, n)| format!("{by} {n}")).collect();
+        let by = if by.is_empty() { String::new() } else { format!(" ({})", by.join(", ")) };
+        let (images, all) = (&of["images"], &of["turned_away"]);
+        outln!("benchmark {name}: {images} images, {all} messages turned away{by}");
     }
     let run = &status["run"];
     let Some(seconds) = run["run_seconds"].as_f64() else { return };

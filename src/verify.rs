@@ -32,6 +32,8 @@ use crate::{
     settings,
 };
 
+pub mod benchmarks;
+
 /// Above this many mined images brute force over all queries takes minutes: ask for a sample.
 pub const ALL_QUERIES_MAX: usize = 20_000;
 
@@ -160,6 +162,7 @@ pub fn verify(config: &Config, sample: Option<usize>) -> anyhow::Result<Report> 
         bail!("{n} images: brute force over all would take long; give --sample N queries");
     }
     check_blocked(&tables, &mut report);
+    benchmarks::check(&store, &tables, sample, &mut report)?;
     let versions = versions(&tables, &mined, &settings)?;
     let queries = queries(&mined, sample);
     report.queries = queries.len();

@@ -40,6 +40,7 @@ mod bad_input {
 }
 
 mod bad_input_peer;
+mod benchmark_peer;
 mod console_peer;
 mod deploy_peer;
 mod gc_peer;

@@ -2,6 +2,7 @@
 //! doubled and watched.
 
 mod another_log;
+mod benchmarks;
 mod fenced;
 pub mod fetching;
 mod format;

@@ -46,7 +46,8 @@ pub struct Picture {
     /// `3·width·height` bytes, row-major.
     #[serde(with = "serde_bytes")]
     pub rgb: Vec<u8>,
-    /// Vectors that came with the message, quantised, per channel.
+    /// Vectors that came with the message, quantised, per channel; those that were encoded when it
+    /// was compared with benchmarks stand here too.
     pub given: [Option<Arc<[i16]>>; 3],
     /// Id of the trimmed caption that came with it: what a given caption vector is the vector of.
     pub caption_id: Option<ContentId>,

@@ -5,6 +5,7 @@
 
 pub mod flow;
 
+pub mod benchmarks;
 pub mod decode;
 pub mod screen;
 
@@ -29,6 +30,7 @@ pub mod epochs;
 pub mod naive;
 
 pub use annotate::annotate;
+pub use benchmarks::benchmarks;
 pub use decode::decode;
 pub use embed::embed;
 pub use filter::filter;

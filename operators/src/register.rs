@@ -26,6 +26,7 @@ use timely::dataflow::{
 };
 
 use crate::{
+    benchmarks::Benchmarks,
     epochs::{each_epoch, split},
     flow::{Arrival, Mined, Outcome, Picture},
 };
@@ -63,11 +64,13 @@ pub enum Restored {
 }
 
 /// Registers arrivals. A row of `blocks` applies to every message of its epoch and to images that
-/// are live already; their messages land in `rejects` as they would have on arrival.
+/// are live already; their messages land in `rejects` as they would have on arrival. One that names a
+/// benchmark applies to what is live only: arrivals have been compared before.
 pub fn register<'s>(
     arrivals: StreamVec<'s, Epoch, Arrival>,
     blocks: StreamVec<'s, Epoch, BlockedRow>,
     restored: StreamVec<'s, Epoch, Restored>,
+    benchmarks: Arc<Benchmarks>,
 ) -> Registered<'s> {
     let scope = arrivals.scope();
     let (index, peers) = (scope.index() as u64, scope.peers() as u64);
@@ -85,7 +88,7 @@ pub fn register<'s>(
         .concat(blocks.flat_map(move |row| {
             (0..peers).map(move |worker| (worker, ToShard::Block(row.clone())))
         }));
-    let mut shard = Shard { index, peers, ..Shard::default() };
+    let mut shard = Shard { index, peers, benchmarks, ..Shard::default() };
     let effects = each_epoch(
         told,
         "Register",
@@ -135,6 +138,7 @@ enum Effect {
 struct Shard {
     index: u64,
     peers: u64,
+    benchmarks: Arc<Benchmarks>,
     /// By image id.
     live: HashMap<Arc<str>, ImageRow>,
     /// Kind and value.
@@ -168,13 +172,14 @@ impl Shard {
     /// Live images that match leave.
     fn block(&mut self, mut blocks: Vec<BlockedRow>, effects: &mut Effects) {
         blocks.sort_unstable();
-        let mut fresh = HashSet::new();
+        let (mut fresh, mut sets) = (HashSet::new(), Vec::new());
         for row in blocks {
             let name = (row.kind.clone(), row.value.clone());
             if !self.blocked.insert(name.clone()) {
                 continue;
             }
             fresh.insert(name);
+            sets.extend(self.benchmarks.live(&row));
             // Every worker is told; one of them tells the table.
             if shard_of(&row.value) % self.peers == self.index {
                 effects.rows.push(Effect::Blocked(BlockedRow { epoch: 0, ..row }));
@@ -183,17 +188,22 @@ impl Shard {
         if fresh.is_empty() {
             return;
         }
-        let mut leaving: Vec<(Arc<str>, String)> = Vec::new();
+        sets.retain(|found| !found.is_empty());
+        let mut leaving: Vec<(Arc<str>, Reason, String)> = Vec::new();
         for (image_id, row) in &self.live {
             let source = row.source.as_deref();
-            if let Some(why) = match_blocked(&fresh, image_id, &row.content_id, source) {
-                leaving.push((image_id.clone(), why));
+            let of_set = || sets.iter().find_map(|found| found.get(&content_id(row))).cloned();
+            // As on arrival, where benchmarks come before what else is blocked.
+            if let Some(why) = of_set() {
+                leaving.push((image_id.clone(), Reason::Benchmark, why));
+            } else if let Some(why) = match_blocked(&fresh, image_id, &row.content_id, source) {
+                leaving.push((image_id.clone(), Reason::Blocked, why));
             }
         }
         leaving.sort_unstable();
-        for (image_id, why) in leaving {
+        for (image_id, reason, why) in leaving {
             let row = self.live.remove(&image_id).expect("found above");
-            effects.reject(why, &image_id, &position(&row));
+            effects.reject(reason, why, &image_id, &position(&row));
             effects.leave(&image_id, row);
         }
     }
@@ -262,7 +272,7 @@ impl Shard {
         if let Outcome::Live(picture, description) = &arrival.outcome {
             let (content, source) = (&picture.content.content_id, description.source.as_deref());
             if let Some(why) = match_blocked(&self.blocked, &arrival.image_id, content, source) {
-                effects.reject(why, &arrival.image_id, &arrival.position);
+                effects.reject(Reason::Blocked, why, &arrival.image_id, &arrival.position);
                 arrival.outcome = Outcome::Gone;
             }
         }
@@ -382,8 +392,8 @@ impl Effects {
         self.image(row, -1);
     }
 
-    fn reject(&mut self, why: String, image_id: &str, at: &Position) {
-        let row = RejectRow::message(Reason::Blocked, why, Some(image_id), at);
+    fn reject(&mut self, reason: Reason, why: String, image_id: &str, at: &Position) {
+        let row = RejectRow::message(reason, why, Some(image_id), at);
         self.rows.push(Effect::Reject(row));
     }
 }

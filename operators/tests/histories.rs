@@ -620,6 +620,7 @@ fn work(worker: &mut Worker, with: &Boxes, epochs: &[Given], ahead: u64) -> Said
             scope.input_from(&mut arrivals),
             scope.input_from(&mut blocks),
             scope.input_from(&mut restored),
+            Arc::default(),
         );
         let (versions, embeddings) = embed(
             out.mined.clone(),

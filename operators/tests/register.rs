@@ -334,7 +334,7 @@ fn run(workers: usize, epochs: &[Given], encoders: &Encoders) -> Said {
                 let blocks = scope.input_from(&mut inputs.1);
                 let restored = scope.input_from(&mut inputs.2);
                 let memo = scope.input_from(&mut inputs.3);
-                let out = register(arrivals, blocks, restored);
+                let out = register(arrivals, blocks, restored, Arc::default());
                 let (versions, rows) = embed(
                     out.mined.clone(),
                     out.pictures.clone(),
@@ -824,7 +824,7 @@ fn a_mined_content_without_memo_and_picture_is_a_broken_invariant() {
             use timely::dataflow::operators::ToStream;
             let arrivals = Vec::<Arrival>::new().to_stream(scope);
             let blocks = Vec::<BlockedRow>::new().to_stream(scope);
-            let out = register(arrivals, blocks, restored.to_stream(scope));
+            let out = register(arrivals, blocks, restored.to_stream(scope), Arc::default());
             let memo = Vec::<EmbeddingRow>::new().to_stream(scope);
             embed(out.mined, out.pictures, memo, Arc::new(encoders), Pool::new(1));
         });

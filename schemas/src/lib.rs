@@ -7,6 +7,7 @@
 
 #![deny(missing_docs)]
 
+pub mod benchmark;
 pub mod checkpoint;
 pub mod config;
 pub mod limits;

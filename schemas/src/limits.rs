@@ -185,6 +185,23 @@ pub const DIM_MAX: usize = 4_096;
 /// Answers that enter with one epoch.
 pub const ANSWERS_PER_EPOCH: usize = 20_000;
 
+/// Images of one benchmark. With two channels of 768 components such a one takes 620 MiB of memory.
+pub const BENCHMARK_IMAGES_MAX: usize = 200_000;
+/// Benchmarks that are blocked, later versions of one counted.
+pub const BENCHMARKS_MAX: usize = 100;
+/// Bits of 64 in which perceptual hashes of an image and its copies may differ. Between two halves of
+/// 796 clip-art images one pair in 158,404 comes as near; of copies through JPEG of quality 60 or
+/// half the size 94 to 96 % do. `tests/benchmark_peer.rs` prints what 6 and 8 bits would do.
+pub const BENCHMARK_PHASH_BITS: u32 = 4;
+/// Most bits that a person may choose: chance begins here.
+pub const BENCHMARK_PHASH_BITS_MAX: u32 = 16;
+/// Bits that are set in a perceptual hash that means something: half of them, as it is above the
+/// median. A picture of one colour has one, and looks like every other such picture.
+pub const BENCHMARK_PHASH_ONES_MIN: u32 = 24;
+/// Contents that one worker remembers as none of any benchmark's, so that a message that comes
+/// again is not encoded again. 32 MiB.
+pub const BENCHMARK_CLEAN_MAX: usize = 1 << 20;
+
 /// Images that `calibrate` samples: 2·10⁸ pairs, whose 99.5 % quantile moves by less than a step.
 pub const CALIBRATE_SAMPLE: usize = 20_000;
 /// Largest sample: scores are counted for all pairs of it.

@@ -89,6 +89,8 @@ reasons! {
     OptedOut => (Screen, "opted_out"),
     /// Its id, content or source is blocked.
     Blocked => (Register, "blocked"),
+    /// It is an image of an evaluation set that is blocked, or a copy of one.
+    Benchmark => (Register, "benchmark"),
     /// The annotator gave no usable answer within its retries.
     NoAnswer => (Annotate, "no_answer"),
     /// Fewer usable instructions than required.

@@ -1,6 +1,6 @@
 //! Images of a folder or a list, for those who look at them without sending.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{anyhow, bail};
 use schemas::limits;
@@ -17,6 +17,24 @@ pub fn find(images: &Path) -> anyhow::Result<Box<dyn Iterator<Item = Found>>> {
         }
         _ => bail!("neither a folder nor a .jsonl or .csv list of images"),
     }
+}
+
+/// Everything in folders, images, lists, tars and Parquet files, in their order, with whatever else
+/// is said about an image.
+///
+/// # Errors
+/// One of them cannot be opened; standard input is none of them.
+pub fn find_all(named: &[PathBuf]) -> anyhow::Result<Box<dyn Iterator<Item = Found>>> {
+    let wanted = Wanted { attributes: true, ..Wanted::default() };
+    let mut all: Vec<Box<dyn Iterator<Item = Found>>> = Vec::new();
+    for input in sources::inputs(named, StdinKind::List)? {
+        if input.is_stdin() {
+            bail!("-: images come from folders and files here");
+        }
+        let opened = input.open(&wanted, 0);
+        all.push(opened.map_err(|why| anyhow!("{}: {why}", input.name()))?.found);
+    }
+    Ok(Box::new(all.into_iter().flatten()))
 }
 
 impl Image {

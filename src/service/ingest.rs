@@ -4,7 +4,7 @@ use std::{
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering},
-        mpsc::{Receiver, SyncSender, TrySendError},
+        mpsc::{Receiver, SyncSender, TryRecvError, TrySendError},
     },
     time::{Duration, Instant},
 };
@@ -13,11 +13,12 @@ use schemas::{
     Epoch,
     config::{Config, EpochCut},
     limits,
-    tables::AnnotationRow,
+    tables::{AnnotationRow, BlockedRow},
 };
 
 use super::worker::{EpochInput, Progress};
 use crate::{
+    benchmark::keeper::Keeper,
     metrics::{Metrics, Phase, Pulse},
     replay::Replay,
     requests::{Messages, Request, Requests},
@@ -49,6 +50,8 @@ pub struct Ingest {
     pub linger: Duration,
     /// The first epoch to cut.
     pub next_epoch: Epoch,
+    /// The newest one that was cut.
+    pub cut_newest: Option<Epoch>,
     /// Cut at once when these offsets are reached: nobody waits for more.
     pub ends: Option<Offsets>,
     /// Partitions that are read again from here: their log has lost what the tables had read.
@@ -57,6 +60,8 @@ pub struct Ingest {
     pub answers: Receiver<Vec<AnnotationRow>>,
     /// Requests of other processes.
     pub requests: Requests,
+    /// Brings evaluation sets that are to be blocked.
+    pub benchmarks: Keeper,
     /// When the lists of all images are written.
     pub schedule: Schedule,
     /// Epochs go here.
@@ -186,7 +191,12 @@ impl Ingest {
             open.input.answers.extend(answers);
         }
         if let Some(Request { block, replay, .. }) = self.requests.take() {
-            open.input.blocks.extend(block);
+            for row in block {
+                match self.benchmarks.is_new(&row) {
+                    true => self.benchmark(&row, open)?,
+                    false => open.input.blocks.push(row),
+                }
+            }
             if !replay.is_empty() {
                 self.replay(&replay, open, positions)?;
             }
@@ -195,6 +205,44 @@ impl Ingest {
         if self.exchange.force.swap(false, Ordering::AcqRel) || self.schedule.is_due() {
             open.touch();
         }
+        Ok(())
+    }
+
+    /// Lets every epoch so far be committed and compares what is live then with an evaluation set, so
+    /// that the next epoch can take down what is of it. Nothing is read meanwhile.
+    fn benchmark(&mut self, row: &BlockedRow, open: &mut Open) -> Result<(), SourceError> {
+        if open.since.is_some() {
+            self.cut(open, false)?;
+        }
+        let newest = self.cut_newest.unwrap_or(0);
+        while self.progress.committed.load(Ordering::Acquire) < newest {
+            if self.must_stop() {
+                return Ok(());
+            }
+            self.source.hold(HOLD)?;
+            self.show_alive();
+        }
+        let keeper = self.benchmarks.clone();
+        let (asked, done) = (row.clone(), std::sync::mpsc::channel());
+        let compare = move || drop(done.0.send(keeper.take(&asked)));
+        let unusable = |why: String| SourceError::Unusable(format!("block {}: {why}", row.value));
+        std::thread::Builder::new()
+            .name("benchmark".into())
+            .spawn(compare)
+            .map_err(|error| unusable(error.to_string()))?;
+        let rows = loop {
+            match done.1.try_recv() {
+                Ok(rows) => break rows.map_err(|error| unusable(format!("{error:#}")))?,
+                Err(TryRecvError::Empty) if self.must_stop() => return Ok(()),
+                Err(TryRecvError::Empty) => {
+                    self.source.hold(HOLD)?;
+                    self.show_alive();
+                }
+                Err(TryRecvError::Disconnected) => return Err(unusable("it panicked".into())),
+            }
+        };
+        open.input.blocks.extend(rows);
+        open.touch();
         Ok(())
     }
 
@@ -240,6 +288,7 @@ impl Ingest {
         }
         self.metrics.cut(input.epoch, &input.records);
         self.schedule.cut(input.epoch, input.records.len());
+        self.cut_newest = Some(self.next_epoch);
         self.next_epoch += 1;
         // A full queue is backpressure: nothing more is taken from the source until it has room.
         let mut waiting = Some(input);

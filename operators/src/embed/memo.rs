@@ -182,8 +182,7 @@ impl Memo {
         // Of several vectors for one content the first in order is it, whoever came first.
         given.sort_unstable();
         for (channel, id, vector) in given {
-            let is_given = self.encoders.given[channel.index()].is_some();
-            if is_given && !self.vectors.contains_key(&(channel, id)) {
+            if self.ids[channel.index()].is_some() && !self.vectors.contains_key(&(channel, id)) {
                 rows.push(self.learn(channel, id, Some(vector)));
             }
         }
