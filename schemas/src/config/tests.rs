@@ -45,7 +45,10 @@ fn what_cannot_work_is_refused_with_words() {
     config.resolve(std::path::Path::new("/a[1]*"));
     assert_eq!(config.source.files, ["/a[1]*/log/*.jsonl"]);
     assert!(refused(&format!("{LEAST}[epoch]\nrowz = 1\n")).contains("rowz"));
-    assert!(refused("[tables]\nroot = \"x\"\n[source]\n").contains("either brokers"));
+    assert!(refused("[tables]\nroot = \"x\"\n[source]\n").contains("brokers and topics, or files"));
+    let both =
+        "[tables]\nroot = \"x\"\n[source]\nbrokers = \"b\"\ntopics = [\"t\"]\nfiles = [\"l\"]\n";
+    assert!(refused(both).contains("take the other out"));
     let given = format!("{LEAST}[channels.semantic]\nencoder = \"given\"\n");
     assert!(refused(&given).contains("needs dim"));
     let given = format!("{given}dim = 4\n");
