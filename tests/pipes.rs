@@ -75,6 +75,9 @@ fn a_reader_that_goes_away_changes_no_exit_code() {
         with(&["export", "--format", "hf", "--to", "out", "--json"]),
         with(&["push", "new.jpg", "--json"]),
         with(&["takedown", "nobody"]),
+        with(&["block", "--benchmark", "set", "--images", "new.jpg", "--dry-run"]),
+        with(&["gc", "--dry-run", "--json"]),
+        with(&["gc", "--take-over"]),
         with(&["run", "--until-caught-up"]),
         vec!["demo", "--count", "60", "--out", "demo"],
     ];
