@@ -51,7 +51,8 @@ pub struct GcArgs {
     /// Only say what would go; needs no service.
     #[arg(long)]
     pub dry_run: bool,
-    /// Do it here and now, where no service runs. One that does run ends: another writer has begun.
+    /// Do it here and now, where no service runs. One that does run ends at its next commit, because
+    /// another writer has begun.
     #[arg(long, conflicts_with = "dry_run")]
     pub take_over: bool,
     /// The report as JSON on stdout.

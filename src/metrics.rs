@@ -322,7 +322,7 @@ impl Metrics {
     }
 
     /// What the tables hold at the newest commit, in the form of `everpair status --json` but for
-    /// `run`. No table is read.
+    /// `run` and `benchmarks`. No table is read.
     pub fn page(&self) -> Value {
         let page = locked(&self.page);
         let Some(latest) = &page.latest else { return json!({ "epoch": null, "tables": {} }) };

@@ -83,7 +83,8 @@ impl Probe {
         (why.is_empty(), page)
     }
 
-    /// The newest commit as `everpair status --json` has it, and under `live` what is on its way.
+    /// The newest commit as `everpair status --json` has it but for `benchmarks`, and under `live`
+    /// what is on its way.
     pub(super) fn status(&self) -> Value {
         let mut page = self.metrics.page();
         let (healthy, ready) = (self.health().0, self.readiness().0);
