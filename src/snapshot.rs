@@ -7,7 +7,7 @@
 //! which images of a snapshot may no longer be used, and no export has them.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     path::PathBuf,
 };
 
@@ -75,6 +75,9 @@ pub struct Snapshot {
     pub created_at: String,
     /// What it is for, in the words of whoever pinned it.
     pub note: Option<String>,
+    /// Images that it had then, of which a collection removes those that were taken down. None in
+    /// pages from before this was told.
+    pub images_pinned: Option<u64>,
     /// The epoch's page: versions, offsets, and what was in force.
     #[serde(flatten)]
     pub page: Latest,
@@ -85,17 +88,25 @@ pub struct Snapshot {
 pub struct Losses {
     /// Images of the snapshot.
     pub images: usize,
-    /// Those that a tombstone or a block took down since; ids, ascending.
+    /// Those that a tombstone or a block took down since, though another picture may have been sent
+    /// under their id; ids, ascending.
     pub taken_down: Vec<String>,
-    /// Those that are not live because a later message of theirs was turned away, whether or not a
-    /// tombstone followed; ids, ascending.
+    /// Those that did not stay live because a later message of theirs was turned away, whether or
+    /// not a tombstone or another picture followed; ids, ascending.
     pub turned_away: Vec<String>,
 }
 
 impl Losses {
-    /// All of them: images that are not live any more, or blocked.
+    /// All of them: images that have not been live all the time since, or that are blocked.
     pub fn ids(&self) -> impl Iterator<Item = &str> {
         self.taken_down.iter().chain(&self.turned_away).map(String::as_str)
+    }
+}
+
+impl Snapshot {
+    /// How many images were removed from it, by what is found in it now.
+    fn collected(&self, found: &Losses) -> Option<u64> {
+        Some(self.images_pinned?.saturating_sub(found.images as u64))
     }
 }
 
@@ -130,12 +141,15 @@ pub fn create(
     note: Option<String>,
 ) -> anyhow::Result<Snapshot> {
     check_name(name)?;
-    let mut page = Dataset::open(store, at)?.page().clone();
-    // The words of the snapshot that this one is made of are not the epoch's.
-    page.info.remove("created_at");
-    page.info.remove("note");
+    let pinned = Dataset::open(store, at)?;
+    let mut page = pinned.page().clone();
+    // What the snapshot that this one is made of says of itself is not the epoch's.
+    for name in ["created_at", "note", "images_pinned"] {
+        page.info.remove(name);
+    }
+    let images_pinned = Some(pinned.table(Table::Images)?.rows()?);
     let created_at = Utc::now().to_rfc3339_opts(SecondsFormat::Micros, true);
-    let snapshot = Snapshot { created_at, note, page };
+    let snapshot = Snapshot { created_at, note, images_pinned, page };
     let content = serde_json::to_vec_pretty(&snapshot).context("write a snapshot")?;
     if !store.put_new(&path(name), content).context("write a snapshot")? {
         bail!("there is a snapshot {name:?} already: drop it first, or take another name");
@@ -191,11 +205,13 @@ struct Held {
     image_id: String,
     content_id: String,
     source: Option<String>,
+    since: Option<String>,
 }
 
 #[derive(Deserialize)]
-struct Id {
+struct Live {
     image_id: String,
+    since: Option<String>,
 }
 
 /// Some columns of a table's rows.
@@ -216,7 +232,8 @@ fn columns<R: DeserializeOwned>(
 
 /// What is true now, for comparison with any number of snapshots.
 struct Now {
-    live: HashSet<String>,
+    /// With `since`.
+    live: HashMap<String, Option<String>>,
     blocked: HashSet<(String, String)>,
     /// Images with the newest epoch in which a message of theirs was turned away, for another
     /// reason than that it is blocked.
@@ -226,7 +243,7 @@ struct Now {
 impl Now {
     fn read(store: &Store) -> anyhow::Result<Now> {
         let latest = Dataset::open(store, &At::Latest)?;
-        let live = columns::<Id>(&latest, Table::Images, &["image_id"])?;
+        let live = columns::<Live>(&latest, Table::Images, &["image_id", "since"])?;
         let blocked = latest.rows::<BlockedRow>()?.into_iter().map(|row| (row.kind, row.value));
         let mut turned_away = BTreeMap::new();
         for row in latest.rows::<RejectRow>()? {
@@ -236,7 +253,7 @@ impl Now {
             let newest = turned_away.entry(id).or_insert(row.epoch);
             *newest = row.epoch.max(*newest);
         }
-        let live = live.into_iter().map(|row| row.image_id).collect();
+        let live = live.into_iter().map(|row| (row.image_id, row.since)).collect();
         Ok(Now { live, blocked: blocked.collect(), turned_away })
     }
 
@@ -249,15 +266,16 @@ impl Now {
     }
 
     fn losses(&self, snapshot: &Dataset) -> anyhow::Result<Losses> {
-        let images =
-            columns::<Held>(snapshot, Table::Images, &["image_id", "content_id", "source"])?;
+        let images: Vec<Held> =
+            columns(snapshot, Table::Images, &["image_id", "content_id", "source", "since"])?;
         let mut losses = Losses { images: images.len(), ..Losses::default() };
         for image in images {
             let turned_away = self.turned_away.get(&image.image_id);
             let since = u64::try_from(*turned_away.unwrap_or(&0)).unwrap_or(0);
             if self.blocks(&image) {
                 losses.taken_down.push(image.image_id);
-            } else if self.live.contains(&image.image_id) {
+            } else if self.live.get(&image.image_id) == Some(&image.since) {
+                // Perhaps with another picture by now: a message that replaces takes nothing down.
                 continue;
             } else if since > snapshot.epoch() {
                 losses.turned_away.push(image.image_id);
@@ -332,6 +350,7 @@ fn show(store: &Store, json: bool) -> anyhow::Result<()> {
                 "note": snapshot.note,
                 "tables": snapshot.page.tables,
                 "images": losses.images,
+                "collected": snapshot.collected(losses),
                 "taken_down": losses.taken_down,
                 "turned_away": losses.turned_away,
             })
@@ -346,12 +365,18 @@ fn show(store: &Store, json: bool) -> anyhow::Result<()> {
         let note = snapshot.note.as_deref().unwrap_or("");
         outln!("{name:<width$} {epoch:>8} {created:<27} {:>9}  {note}", losses.images);
     }
-    for (name, _, losses) in &all {
+    for (name, snapshot, losses) in &all {
         let (down, away) = (losses.taken_down.len(), losses.turned_away.len());
         if down > 0 {
             outln!(
                 "{name}: {down} of its images have been taken down since: a training run should \
                  drop them (ids with --json)"
+            );
+        }
+        if let Some(gone @ 1..) = snapshot.collected(losses) {
+            outln!(
+                "{name}: {gone} more were taken down, and gc has removed them: it no longer shows \
+                 them (table changes names the triplets that left)"
             );
         }
         if away > 0 {

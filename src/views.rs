@@ -66,9 +66,9 @@ fn gone(dataset: &Dataset) -> anyhow::Result<Option<String>> {
     let gone = snapshot::losses(dataset)?.ids().count();
     Ok((gone > 0).then(|| {
         format!(
-            "{gone} images of epoch {} are no longer live (taken down, blocked, or turned away \
-             since), and these views still show them: leave out rows that name one whose image_id is \
-             not in the newest images",
+            "{gone} images of epoch {} are no longer to be used (taken down, blocked, or turned away \
+             since), and these views still show them: leave out rows that name one whose (image_id, \
+             since) is not in the newest images",
             dataset.epoch()
         )
     }))

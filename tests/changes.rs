@@ -212,6 +212,7 @@ fn a_snapshot_holds_its_epoch_and_tells_what_was_taken_down() {
     let words = written.as_object_mut().expect("a page");
     assert!(words.remove("created_at").is_some());
     assert_eq!(words.remove("note"), Some("for 'the' first \"run\"".into()));
+    assert_eq!(words.remove("images_pinned"), Some(images.len().into()));
     assert_eq!(written, page(&format!("epochs/{pinned}.json")));
     let versions = snapshot::pinned(&store).expect("pins");
     assert_eq!(versions.len(), Table::ALL.len());
@@ -227,13 +228,15 @@ fn a_snapshot_holds_its_epoch_and_tells_what_was_taken_down() {
     let with = |id: String, value| Message { key: id, value, headers: Vec::new() };
     log.send([with(id(0), None), with(id(1), picture(1)), with(id(2), Some(b"none".to_vec()))]);
     log.send([with(id(3), picture(3))]);
+    // Two more are taken down, and others come under their ids: at once, and in a later epoch.
+    log.send([with(id(4), None), with(id(4), picture(4)), with(id(5), None)]);
     let content = images[1].content_id.clone();
     assert!(ContentId::parse(&content).is_some());
     let block = ["takedown", "--block", "--kind", "content", &content];
     place.everpair("tables", &block).ended(0);
     for _ in 0..3 {
         place.catch_up("tables");
-        log.send([with("another".into(), picture(7))]);
+        log.send([with("another".into(), picture(7)), with(id(5), picture(5))]);
     }
     place.catch_up("tables");
     assert!(place.epoch("tables") > pinned + 2);
@@ -250,12 +253,12 @@ fn a_snapshot_holds_its_epoch_and_tells_what_was_taken_down() {
     assert!(copy == triplets(&store, &At::Latest));
 
     let said = place.everpair("tables", &["snapshot", "list"]).ended(0);
-    assert!(said.out.contains("2 of its images have been taken down since"), "{}", said.out);
+    assert!(said.out.contains("4 of its images have been taken down since"), "{}", said.out);
     let json = place.everpair("tables", &["snapshot", "list", "--json"]).ended(0).out;
     let json: Value = serde_json::from_str(&json).expect("JSON");
     assert_eq!(json[0]["epoch"], pinned);
     assert_eq!(json[0]["images"], images.len());
-    let mut down = [id(0), id(1)];
+    let mut down = [id(0), id(1), id(4), id(5)];
     down.sort();
     assert_eq!(json[0]["taken_down"], serde_json::json!(down));
     assert_eq!(json[0]["turned_away"], serde_json::json!([id(2)]));

@@ -36,7 +36,7 @@ pub fn gone_and_nothing_else(history: &History, before: &Shown) {
     let sought = history.sought();
     assert!(traces.is_empty(), "{} of {} are there: {traces:#?}", traces.len(), sought.len());
     let after = history.shown();
-    before.losing(&history.live_ids(), &after).same_as(&after);
+    before.losing(&history.live_ids(), history.back, &after).same_as(&after);
     history.place.verify("tables");
 }
 

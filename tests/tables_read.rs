@@ -69,6 +69,7 @@ fn image(id: &str, epoch: u64, dice: &mut Dice) -> ImageRow {
         offset: epoch as i64 * 100 + dice.below(100) as i64,
         ingested_at: 1_700_000_000_000_000 + dice.below(1 << 30) as i64,
         epoch: epoch as i64,
+        since: (dice.below(2) > 0).then(|| format!("images/0/{}", dice.below(1 << 20))),
     }
 }
 

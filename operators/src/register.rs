@@ -220,11 +220,13 @@ impl Shard {
         }
         arrivals.sort_by(|a, b| (&a.image_id, place(a)).cmp(&(&b.image_id, place(b))));
         arrivals.dedup_by(|b, a| a.image_id == b.image_id && place(a) == place(b));
-        let mut winners: BTreeMap<Arc<str>, Arrival> = BTreeMap::new();
+        let mut winners: BTreeMap<Arc<str>, (Arrival, Life)> = BTreeMap::new();
         let mut arrivals = arrivals.into_iter().peekable();
+        let mut life = Life::default();
         while let Some(arrival) = arrivals.next() {
             // Also of those that another message of the epoch replaces: cuts must not matter.
             let arrival = self.unblocked(arrival, effects);
+            life.goes_on(&arrival);
             let replaced = arrivals.peek().is_some_and(|next| {
                 next.image_id == arrival.image_id && partition(next) == partition(&arrival)
             });
@@ -234,16 +236,22 @@ impl Shard {
             // Across partitions nobody knows which is later; the record's timestamp decides.
             let at =
                 |a: &Arrival| (a.position.timestamp_us, place(a).0.clone(), place(a).1, place(a).2);
+            let mut life = std::mem::take(&mut life);
             match winners.entry(arrival.image_id.clone()) {
-                Entry::Vacant(vacant) => drop(vacant.insert(arrival)),
-                Entry::Occupied(mut other) if at(other.get()) < at(&arrival) => {
-                    other.insert(arrival);
+                Entry::Vacant(vacant) => drop(vacant.insert((arrival, life))),
+                Entry::Occupied(mut entry) => {
+                    let (winner, of_winner) = entry.get_mut();
+                    // A take-down counts in whatever partition it stood.
+                    life.ended |= of_winner.ended;
+                    of_winner.ended = life.ended;
+                    if at(winner) < at(&arrival) {
+                        (*winner, *of_winner) = (arrival, life);
+                    }
                 }
-                Entry::Occupied(_) => {}
             }
         }
-        for winner in winners.into_values() {
-            self.apply(winner, effects);
+        for (winner, life) in winners.into_values() {
+            self.apply(winner, life, effects);
         }
     }
 
@@ -279,7 +287,7 @@ impl Shard {
         arrival
     }
 
-    fn apply(&mut self, winner: Arrival, effects: &mut Effects) {
+    fn apply(&mut self, winner: Arrival, life: Life, effects: &mut Effects) {
         let Arrival { image_id, position, outcome, .. } = winner;
         let Outcome::Live(picture, description) = outcome else {
             if let Some(row) = self.live.remove(&image_id) {
@@ -287,7 +295,11 @@ impl Shard {
             }
             return;
         };
-        let row = image_row(&image_id, &picture, &description, &position);
+        let mut row = image_row(&image_id, &picture, &description, &position);
+        row.since = match self.live.get(&image_id) {
+            Some(before) if !life.ended => before.since.clone(),
+            _ => life.began,
+        };
         match self.live.insert(image_id.clone(), row.clone()) {
             Some(old) if old.content_id == row.content_id && old.caption == row.caption => {
                 effects.image(old, -1);
@@ -298,6 +310,28 @@ impl Shard {
                 effects.enter(&image_id, &row, Some(picture));
             }
             None => effects.enter(&image_id, &row, Some(picture)),
+        }
+    }
+}
+
+/// What the messages of an id in one epoch and partition say of how long it is live.
+#[derive(Default)]
+struct Life {
+    /// One took it down, or was turned away.
+    ended: bool,
+    /// `images.since`, if it began with one of these: the first, or the first behind such a one.
+    began: Option<String>,
+}
+
+impl Life {
+    fn goes_on(&mut self, arrival: &Arrival) {
+        let at = &arrival.position;
+        match arrival.outcome {
+            Outcome::Gone => *self = Life { ended: true, began: None },
+            Outcome::Live(..) if self.began.is_none() => {
+                self.began = Some(format!("{}/{}/{}", at.topic, at.partition, at.offset));
+            }
+            Outcome::Live(..) => {}
         }
     }
 }
@@ -349,6 +383,7 @@ fn image_row(
         offset: at.offset,
         ingested_at: at.timestamp_us,
         epoch: 0,
+        since: None,
     }
 }
 

@@ -317,6 +317,7 @@ impl Model<'_> {
             offset: arrival.position.offset,
             ingested_at: arrival.position.timestamp_us,
             epoch: 0,
+            since: None,
         })
     }
 
@@ -581,7 +582,11 @@ fn run(workers: usize, history: &History, epochs: &[Given]) -> (Said, Arc<Counte
     for said in guards.expect("workers start").join() {
         match said.expect("a worker's panics are caught") {
             Ok(said) => {
-                all.images.extend(said.images);
+                // The model knows of each id's last message only.
+                let images = said.images.into_iter();
+                all.images.extend(
+                    images.map(|(row, epoch, diff)| (ImageRow { since: None, ..row }, epoch, diff)),
+                );
                 all.mined.extend(said.mined);
                 all.pairs.extend(said.pairs);
             }

@@ -243,6 +243,7 @@ fn model(epochs: &[Given]) -> Vec<State> {
                 offset: arrival.position.offset,
                 ingested_at: arrival.position.timestamp_us,
                 epoch: 0,
+                since: None,
             })
         };
         rows.retain(|_, row| {
@@ -272,10 +273,14 @@ fn model(epochs: &[Given]) -> Vec<State> {
             let winner = candidates
                 .max_by_key(|a| (a.position.timestamp_us, a.position.partition, a.position.offset))
                 .expect("the id came from a candidate");
-            rows.remove(&id);
-            if let Some(row) = row_of(winner)
-                && why(&row.image_id, &row.content_id, row.source.as_deref()).is_none()
-            {
+            let before = rows.remove(&id);
+            let lives = |arrival: &Arrival| {
+                row_of(arrival).filter(|row| {
+                    why(&row.image_id, &row.content_id, row.source.as_deref()).is_none()
+                })
+            };
+            if let Some(mut row) = lives(winner) {
+                row.since = since(before, winner, &epoch.arrivals, &|a| lives(a).is_some());
                 rows.insert(id, row);
             }
         }
@@ -298,6 +303,26 @@ fn model(epochs: &[Given]) -> Vec<State> {
         states.push(state);
     }
     states
+}
+
+/// `images.since` of the winner: that of the row before if no message of the epoch ended it, else the
+/// first of its partition behind the last that did.
+fn since(
+    before: Option<ImageRow>,
+    winner: &Arrival,
+    arrivals: &[Arrival],
+    lives: &dyn Fn(&Arrival) -> bool,
+) -> Option<String> {
+    let of_id = || arrivals.iter().filter(|a| a.image_id == winner.image_id);
+    if let Some(before) = before
+        && of_id().all(lives)
+    {
+        return before.since;
+    }
+    let of_partition = || of_id().filter(|a| a.position.partition == winner.position.partition);
+    let ended = of_partition().filter(|a| !lives(a)).map(|a| a.position.offset).max();
+    let behind = of_partition().map(|a| a.position.offset).filter(|at| Some(*at) > ended);
+    Some(format!("t/{}/{}", winner.position.partition, behind.min()?))
 }
 
 /// All that came out, by epoch.
@@ -816,6 +841,7 @@ fn a_mined_content_without_memo_and_picture_is_a_broken_invariant() {
         offset: 0,
         ingested_at: 0,
         epoch: 1,
+        since: None,
     };
     let restored = vec![Restored::Content(content(1)), Restored::Image(row)];
     let (encoders, _) = counting();

@@ -189,6 +189,11 @@ pub struct ImageRow {
     pub ingested_at: i64,
     /// The epoch that wrote this row.
     pub epoch: i64,
+    /// `TOPIC/PARTITION/OFFSET` of the message with which the id became live: messages that only
+    /// replace the image keep it, one behind a tombstone, a block or a reject begins anew. An image
+    /// of an older epoch whose id has another one by now was taken down in between. None in rows
+    /// from before there was this column.
+    pub since: Option<String>,
 }
 
 impl Row for ImageRow {
@@ -207,6 +212,7 @@ impl Row for ImageRow {
             long("offset"),
             time("ingested_at"),
             long("epoch"),
+            text("since"),
         ]
     }
 }
@@ -745,6 +751,7 @@ mod tests {
             offset: 1,
             ingested_at: 1_700_000_000_000_001,
             epoch: 3,
+            since: Some("t/0/1".into()),
         }]);
         reads_back(vec![BlockedRow {
             kind: "id".into(),

@@ -47,7 +47,9 @@ pub struct History {
     ever: BTreeSet<Sent>,
     blocked: BTreeSet<String>,
     steps: usize,
-    /// Images of snapshots, by name.
+    /// How many came back as another picture.
+    pub back: usize,
+    /// Images of snapshots, by name, less those that were taken down since.
     pinned: BTreeMap<String, Vec<Sent>>,
 }
 
@@ -58,7 +60,7 @@ impl History {
         place.configure("tables", CONFIG);
         let dice = Dice(seed);
         let (live, ever, blocked, pinned) = Default::default();
-        History { place, seed, dice, next: 0, live, ever, blocked, steps: 0, pinned }
+        History { place, seed, dice, next: 0, live, ever, blocked, steps: 0, back: 0, pinned }
     }
 
     /// A picture that was never sent, with words that stand in no other caption.
@@ -84,8 +86,14 @@ impl History {
             self.live.insert(sent.id.clone(), sent.clone());
             self.ever.insert(sent);
         } else {
-            self.live.remove(&sent.id);
+            self.goes(&sent.id);
         }
+    }
+
+    /// No longer live, and no snapshot is to show what it was, whatever comes under its id.
+    fn goes(&mut self, id: &str) {
+        self.live.remove(id);
+        self.pinned.values_mut().for_each(|pinned| pinned.retain(|sent| sent.id != id));
     }
 
     fn some_live(&mut self) -> Option<Sent> {
@@ -100,9 +108,9 @@ impl History {
             let sent = self.sent(&format!("image-{:05}-{}", self.next, self.seed));
             self.come(sent);
         }
-        for _ in 0..if self.steps == 0 { 0 } else { 15 } {
+        for _ in 0..if self.steps == 0 { 0 } else { 18 } {
             let Some(held) = self.some_live() else { continue };
-            match self.dice.below(5) {
+            match self.dice.below(6) {
                 0 => {
                     let sent = self.sent(&held.id);
                     self.come(sent);
@@ -118,6 +126,16 @@ impl History {
                     self.come(sent);
                 }
                 3 => self.come(self.carries(held)),
+                // Down, and another picture under the same id: at once, or epochs later.
+                4 => {
+                    self.take_down(&held.id);
+                    if self.dice.below(2) == 0 {
+                        self.place.catch_up("tables");
+                    }
+                    let sent = self.sent(&held.id);
+                    self.come(sent);
+                    self.back += 1;
+                }
                 _ => self.take_down(&held.id),
             }
         }
@@ -152,7 +170,7 @@ impl History {
 
     fn take_down(&mut self, id: &str) {
         self.place.log().send([Message::tombstone(id)]);
-        self.live.remove(id);
+        self.goes(id);
     }
 
     fn block(&mut self) {
@@ -160,7 +178,9 @@ impl History {
         let block = ["takedown", "--block", "--kind"];
         for (kind, value) in [("id", one.id), ("content", other.content)] {
             self.place.everpair("tables", &[&block[..], &[kind, &value]].concat()).ended(0);
-            self.live.retain(|id, sent| *id != value && sent.content != value);
+            let hit = self.live.values().filter(|sent| sent.id == value || sent.content == value);
+            let hit: Vec<String> = hit.map(|sent| sent.id.clone()).collect();
+            hit.iter().for_each(|id| self.goes(id));
             self.blocked.insert(value);
         }
     }
@@ -169,7 +189,7 @@ impl History {
     pub fn block_one(&mut self) {
         let id = self.live.keys().next().expect("something is live").clone();
         self.place.everpair("tables", &["takedown", "--block", &id]).ended(0);
-        self.live.remove(&id);
+        self.goes(&id);
         self.blocked.insert(id);
     }
 
@@ -204,8 +224,7 @@ impl History {
     fn stays(&self) -> impl Iterator<Item = &Sent> {
         let blocked =
             |sent: &Sent| self.blocked.contains(&sent.id) || self.blocked.contains(&sent.content);
-        let pinned = self.pinned.values().flatten();
-        let pinned = pinned.filter(move |sent| self.live.contains_key(&sent.id) && !blocked(sent));
+        let pinned = self.pinned.values().flatten().filter(move |sent| !blocked(sent));
         self.live.values().chain(pinned)
     }
 
@@ -414,7 +433,7 @@ pub struct Shown {
 
 impl Shown {
     /// What should be seen once what is not live has gone.
-    pub fn losing(&self, live: &BTreeSet<String>, after: &Shown) -> Shown {
+    pub fn losing(&self, live: &BTreeSet<String>, back: usize, after: &Shown) -> Shown {
         let none = BTreeSet::new();
         let pins = self.pins.iter().map(|(name, rows)| {
             let after = &after.pins[name];
@@ -422,8 +441,8 @@ impl Shown {
             let lost: BTreeSet<String> = lost.cloned().collect();
             let dead = rows.images.keys().filter(|id| !live.contains(*id));
             assert!(dead.clone().count() > 0 && dead.clone().all(|id| lost.contains(id)));
-            // Besides only what is blocked as another content: it is live as something else.
-            assert!(lost.len() <= dead.count() + 3, "{name}: {lost:?}");
+            // Besides what is live as something else: it was taken down in between, or is blocked.
+            assert!(lost.len() <= dead.count() + back + 3, "{name}: {lost:?}");
             (name.clone(), rows.losing(&lost, live, after))
         });
         Shown { newest: self.newest.losing(&none, live, &after.newest), pins: pins.collect() }
@@ -437,7 +456,11 @@ impl Shown {
         assert!(newest == after.newest, "the newest epoch has changed");
         for (name, rows) in &self.pins {
             let after = &after.pins[name];
-            for id in rows.images.keys().filter(|id| live.contains(*id)) {
+            let stays = |id: &&String| {
+                let since = self.newest.images.get(*id).map(|row| &row.since);
+                live.contains(*id) && since == Some(&rows.images[*id].since)
+            };
+            for id in rows.images.keys().filter(stays) {
                 assert_eq!(after.images.get(id), rows.images.get(id), "{name}");
             }
             assert!(after.images.iter().all(|(id, row)| rows.images.get(id) == Some(row)));

@@ -20,7 +20,7 @@ fn a_running_service_collects_and_goes_on() {
     assert!(report["tables"]["contents"]["rows"].as_u64() > Some(0), "{report:#}");
     assert!(history.traces().is_empty());
     let after = history.shown();
-    before.losing(&history.live_ids(), &after).same_as(&after);
+    before.losing(&history.live_ids(), history.back, &after).same_as(&after);
     // It is there for what comes, and for another request.
     let committed = history.place.committed("tables");
     history.send_one();

@@ -175,6 +175,10 @@ impl Model {
                         offset: at.offset,
                         ingested_at: at.timestamp_us,
                         epoch: 0,
+                        since: match self.live.get(image_id) {
+                            Some((before, _)) => before.since.clone(),
+                            None => Some(format!("{}/{}/{}", at.topic, at.partition, at.offset)),
+                        },
                     };
                     row = Some((image, *content));
                 }
