@@ -84,6 +84,8 @@ fn what_a_service_holds_does_not_grow_in_an_hour() {
         warm_up: std::time::Duration::from_secs(60 * minutes / 4),
         time: std::time::Duration::from_secs(60 * minutes),
         look_every: std::time::Duration::from_secs(60),
+        retention: 120,
+        epochs_kept: 50,
     });
 }
 

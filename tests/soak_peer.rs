@@ -12,5 +12,7 @@ fn what_a_service_holds_does_not_grow_with_time() {
         warm_up: Duration::from_secs(40),
         time: Duration::from_secs(100),
         look_every: Duration::from_secs(5),
+        retention: 10,
+        epochs_kept: 10,
     });
 }

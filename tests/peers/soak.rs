@@ -37,6 +37,9 @@ pub struct Plan {
     pub warm_up: Duration,
     pub time: Duration,
     pub look_every: Duration,
+    /// Seconds that files stay which no kept epoch needs, and how many epochs are kept.
+    pub retention: u64,
+    pub epochs_kept: u64,
 }
 
 /// The service at one moment.
@@ -47,6 +50,8 @@ struct Look {
     descriptors: usize,
     files: usize,
     mib: f64,
+    /// Of the tables that show what lives: not of memos and of the logs `changes` and `rejects`.
+    live_mib: f64,
     /// Files in the logs of all tables.
     log: usize,
     live: u64,
@@ -57,12 +62,14 @@ struct Look {
 
 impl fmt::Display for Look {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Look { resident_mib, threads, descriptors, files, mib, log, live, lag, commits } = self;
+        let Look { resident_mib, threads, descriptors, files, mib, live_mib, log, .. } = self;
+        let Look { live, lag, commits, .. } = self;
         let (count, half, most) = commits;
         write!(
             f,
             "{resident_mib:.1} MiB resident, {threads} threads, {descriptors} descriptors; \
-             {files} files of {mib:.0} MiB, {log} of them in logs; {live} live, lag {lag}; \
+             {files} files of {mib:.0} MiB ({live_mib:.1} of images, pairs and triplets), {log} of \
+             them in logs; {live} live, lag {lag}; \
              {count} commits of {half} ms, p99 {most} ms"
         )
     }
@@ -125,6 +132,14 @@ impl Soak {
         };
         let all = files(&self.path("tables"));
         let in_log = |path: &Path| path.components().any(|part| part.as_os_str() == "_delta_log");
+        let mib = |of: &dyn Fn(&Path) -> bool| {
+            let of = all.iter().filter(|(path, _)| of(path));
+            of.map(|(_, bytes)| *bytes).sum::<u64>() as f64 / (1 << 20) as f64
+        };
+        let is_live = |path: &Path| {
+            let names = ["images", "pairs", "triplets"];
+            path.parent().is_some_and(|folder| names.iter().any(|name| folder.ends_with(name)))
+        };
         let flow = self.status().unwrap_or_default();
         let log = self.log();
         let fresh = log[self.read..].lines();
@@ -141,7 +156,8 @@ impl Soak {
             threads: number("Threads:") as usize,
             descriptors: fs::read_dir(process.join("fd")).expect("it runs").count(),
             files: all.len(),
-            mib: all.iter().map(|(_, bytes)| *bytes).sum::<u64>() as f64 / (1 << 20) as f64,
+            mib: mib(&|_| true),
+            live_mib: mib(&is_live),
             log: all.iter().filter(|(path, _)| in_log(path)).count(),
             live: flow["tables"]["images"]["rows"].as_u64().unwrap_or(0),
             lag: flow["live"]["lag_messages"].as_u64().unwrap_or(0),
@@ -172,8 +188,11 @@ pub fn soak(plan: Plan) {
     broker.create_topic(TOPIC, 2);
     let text = format!(
         "[source]\nbrokers = \"{}\"\ntopics = [\"{TOPIC}\"]\n[tables]\nroot = \"tables\"\n\
-         [triplets]\nkeep = \"mined\"\n[service]\nworkers = 2\nlisten = \"127.0.0.1:0\"\n",
-        broker.address()
+         retention = \"{} s\"\n[triplets]\nkeep = \"mined\"\n[service]\nworkers = 2\n\
+         epochs_kept = {}\nlisten = \"127.0.0.1:0\"\n",
+        broker.address(),
+        plan.retention,
+        plan.epochs_kept
     );
     fs::write(folder.path().join("everpair.toml"), text).expect("the folder is writable");
     let mut at = Soak { broker, folder, sent: 0, read: 0 };
@@ -251,6 +270,10 @@ fn bounds(plan: &Plan, looks: &[(Duration, Look)], last: &Look) {
     let come_and_go = 2 * schemas::limits::STORE_READS_AT_ONCE + 6;
     grown("threads", &|look| look.threads as f64, 1.0, come_and_go as f64);
     grown("open descriptors", &|look| look.descriptors as f64, 1.0, 12.0);
+    // A tier of the compaction is full or just emptied.
+    grown("files", &|look| look.files as f64, 1.1, 200.0);
+    grown("files in logs", &|look| look.log as f64, 1.1, 100.0);
+    grown("MiB of images, pairs and triplets", &|look| look.live_mib, 1.1, 2.0);
     // Other work on the machine is in these.
     grown("ms of half of the commits", &|look| look.commits.1 as f64, 2.0, 500.0);
     let lag = most(&warm, &|look| look.lag as f64);
