@@ -31,6 +31,7 @@ use crate::{
     dataset::{At, Dataset},
     delta::{self, Store},
     errln, outln,
+    push::images,
     requests::{self, Request},
     service, settings,
 };
@@ -97,7 +98,10 @@ fn rules(args: &BlockArgs, config: &Config) -> anyhow::Result<Rules> {
     let mut thresholds = CHANNELS.map(highest);
     for text in &args.thresholds {
         let why = || {
-            bad(format!("--threshold {text}: semantic=0.97, pattern=0.95, or a channel with =off"))
+            bad(format!(
+                "--threshold {text}: CHANNEL=COSINE, of the channel semantic or pattern, the cosine \
+                 above 0 and at most 1, or off; such as semantic=0.97 or pattern=off"
+            ))
         };
         let (channel, cosine) = text.split_once('=').ok_or_else(why)?;
         let at = CHANNELS.iter().position(|known| known.as_str() == channel).ok_or_else(why)?;
@@ -127,7 +131,7 @@ pub fn block(args: &BlockArgs) -> anyhow::Result<()> {
     let rules = rules(args, &config)?;
     let encoders = settings::settings(&config)?.encoders;
     let store = service::open_store(&config)?;
-    let epoch = check_tables(&config, &store)?;
+    let (epoch, blocked) = check_tables(&config, &store)?;
 
     let measured = measure::measure(&args.images, &encoders)?;
     for (place, why) in measured.unreadable.iter().take(SHOWN) {
@@ -139,7 +143,18 @@ pub fn block(args: &BlockArgs) -> anyhow::Result<()> {
     }
     let images = measured.images;
     if images.names.is_empty() {
-        bail!("no image could be read, so there is nothing to block");
+        if unreadable == 0 {
+            let named: Vec<String> =
+                args.images.iter().map(|input| input.display().to_string()).collect();
+            let why = format!(
+                "--images {}: there are no images in it (files of {}, or rows of a list, a tar or a \
+                 Parquet file), so there is nothing to block",
+                named.join(" "),
+                images::ENDINGS.join(", ")
+            );
+            return Err(BadConfig(why).into());
+        }
+        bail!("no image could be read, see above, so there is nothing to block");
     }
     if unreadable > 0 && !args.skip_unreadable {
         bail!(
@@ -160,15 +175,7 @@ pub fn block(args: &BlockArgs) -> anyhow::Result<()> {
     let matches = matches(&store, &live.contents)?;
     say_matches(&matches, &set, epoch);
     if !args.dry_run {
-        let row = BlockedRow {
-            kind: operators::benchmarks::KIND.into(),
-            value: value.clone(),
-            reason: args.reason.clone(),
-            epoch: 0,
-        };
-        requests::ask(&store, &Request { block: vec![row], ..Request::default() })?;
-        let name = &args.benchmark;
-        errln!("asked to block {name}; it takes effect with the next epoch of the service");
+        ask(args, &store, &value, &blocked)?;
     }
     if args.json {
         let lines: Vec<Value> = matches
@@ -190,15 +197,46 @@ pub fn block(args: &BlockArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The newest epoch. Vectors must be those of the tables, so the config must be theirs.
-fn check_tables(config: &Config, store: &Store) -> anyhow::Result<Option<u64>> {
-    let Some(latest) = delta::read_latest(store)? else { return Ok(None) };
+/// Asks the service to block the set, unless it is blocked already.
+fn ask(args: &BlockArgs, store: &Store, value: &str, blocked: &[BlockedRow]) -> anyhow::Result<()> {
+    let (name, kind) = (&args.benchmark, operators::benchmarks::KIND);
+    let held = |row: &&BlockedRow| row.kind == kind && row.value == value;
+    if let Some(BlockedRow { epoch, .. }) = blocked.iter().find(held) {
+        errln!(
+            "{name} is blocked with these images and rules since epoch {epoch}: nothing is to be done"
+        );
+        return Ok(());
+    }
+    let others = objects::values(blocked).filter_map(benchmark::parse_value);
+    let others = others.filter(|(other, _)| other == name).count();
+    if others > 0 {
+        let versions = if others == 1 { "version" } else { "versions" };
+        errln!(
+            "{name} is blocked already with other images or rules: its {others} earlier {versions} \
+             stay in force beside this one"
+        );
+    }
+    let row = BlockedRow {
+        kind: kind.into(),
+        value: value.to_owned(),
+        reason: args.reason.clone(),
+        epoch: 0,
+    };
+    requests::ask(store, &Request { block: vec![row], ..Request::default() })?;
+    errln!("asked to block {name}; it takes effect with the next epoch of the service");
+    Ok(())
+}
+
+/// The newest epoch, and what is blocked. Vectors must be those of the tables, so the config must be
+/// theirs.
+fn check_tables(config: &Config, store: &Store) -> anyhow::Result<(Option<u64>, Vec<BlockedRow>)> {
+    let Some(latest) = delta::read_latest(store)? else { return Ok((None, Vec::new())) };
     service::check_config(config, &latest).context("nothing was blocked")?;
     let rows = Dataset::open(store, &At::Latest)?.rows::<BlockedRow>()?;
     if objects::values(&rows).count() >= limits::BENCHMARKS_MAX {
         bail!("{} benchmarks are blocked, and more are not taken", limits::BENCHMARKS_MAX);
     }
-    Ok(Some(latest.epoch))
+    Ok((Some(latest.epoch), rows))
 }
 
 fn header(name: &str, rules: &Rules, images: &Images, encoders: &Encoders) -> Header {

@@ -173,6 +173,11 @@ pub fn takedown(args: &TakedownArgs) -> anyhow::Result<()> {
     if let Some(from) = &args.from {
         values.extend(lines_of(from)?);
     }
+    if let (true, Some(from)) = (values.is_empty(), &args.from) {
+        let why =
+            format!("--from {}: there is no value in it, so nothing was done", from.display());
+        return Err(BadConfig(why).into());
+    }
     if values.iter().any(String::is_empty) {
         return Err(BadConfig("an empty value names nothing".into()).into());
     }
@@ -196,17 +201,38 @@ pub fn takedown(args: &TakedownArgs) -> anyhow::Result<()> {
         let why = format!("{bad:?} is no content id: 64 lower-case hex digits");
         return Err(BadConfig(why).into());
     }
-    let row = |value: &String| BlockedRow {
-        kind: args.kind.clone(),
-        value: value.clone(),
-        reason: args.reason.clone(),
-        epoch: 0,
-    };
     let store = service::open_store(&config)?;
-    let live = Live::of(&args.kind, &values, &store)?;
-    let block = values.iter().map(row).collect();
-    requests::ask(&store, &Request { block, ..Request::default() })?;
-    errln!("asked to block {}; it takes effect with the next epoch of the service", values.len());
+    block(args, &values, &store)
+}
+
+/// Asks the service to block what is not blocked yet.
+fn block(args: &TakedownArgs, values: &[String], store: &Store) -> anyhow::Result<()> {
+    let live = Live::of(&args.kind, values, store)?;
+    let held = match live.epoch {
+        Some(_) => Dataset::open(store, &At::Latest)?.rows::<BlockedRow>()?,
+        None => Vec::new(),
+    };
+    let held = held.into_iter().filter(|row| row.kind == args.kind);
+    let held: BTreeSet<String> = held.map(|row| row.value).collect();
+    let values: BTreeSet<&String> = values.iter().collect();
+    let (already, new): (Vec<&String>, Vec<&String>) =
+        values.into_iter().partition(|value| held.contains(*value));
+    if !already.is_empty() {
+        let (count, be) = (already.len(), if already.len() == 1 { "is" } else { "are" });
+        errln!("{count} {be} blocked already: nothing is to be done for that");
+    }
+    if !new.is_empty() {
+        let count = new.len();
+        let row = |value: &String| BlockedRow {
+            kind: args.kind.clone(),
+            value: value.clone(),
+            reason: args.reason.clone(),
+            epoch: 0,
+        };
+        let block = new.into_iter().map(row).collect();
+        requests::ask(store, &Request { block, ..Request::default() })?;
+        errln!("asked to block {count}; it takes effect with the next epoch of the service");
+    }
     live.say();
     Ok(())
 }

@@ -15,6 +15,7 @@ use std::{
 use anyhow::{Context, bail};
 use clap::Args;
 use schemas::{config::Config, tables::RejectRow};
+use serde_json::Value;
 
 use crate::{
     cli::{BadConfig, read_config},
@@ -311,6 +312,7 @@ impl Demo {
             }
         }
         self.log.sync()?;
+        self.say("the service runs again, to be killed in the middle of an epoch");
         let latest = self.folder.join("tables/_everpair/latest.json");
         let anchor = self.folder.join("tables/images/_delta_log");
         let memo = self.folder.join("tables/pairs/_delta_log");
@@ -323,17 +325,22 @@ impl Demo {
             .context("start the service")?;
         // `pairs` of an epoch is committed before `images`, which makes the epoch: killed between
         // the two, the tables disagree until the next start restores them. Taking over adds one
-        // commit to each table, so two more are the sign.
-        let seen = kill_when(child, || count_files(&memo) >= held + 2)?;
-        let (commits, shown) = (count_files(&anchor), std::fs::read_to_string(&latest)?);
-        let shown: serde_json::Value = serde_json::from_str(&shown)?;
-        let killed_at = shown["epoch"].as_u64().unwrap_or(0);
+        // commit to each table, so two more are the sign. Of few images an epoch may change no
+        // pair: then it is over once it is shown.
+        let shown = || serde_json::from_slice::<Value>(&std::fs::read(&latest).ok()?).ok();
+        let epoch_shown = || shown().and_then(|page| page["epoch"].as_u64());
+        let seen = kill_when(child, || match count_files(&memo) >= held + 2 {
+            true => Some(true),
+            false => epoch_shown().filter(|shown| *shown > epoch).map(|_| false),
+        })?;
+        let commits = count_files(&anchor);
+        let killed_at = epoch_shown().unwrap_or(0);
         self.run()?;
         let after = self.tables()?;
         let when = match (seen, killed_at == epoch) {
             (true, true) => "after it had committed pairs of an epoch, and before the epoch itself",
             (true, false) => "just after an epoch",
-            (false, _) => "at the end of its work",
+            (false, _) => "when it had nothing more to do",
         };
         let text = format!(
             "kill -9 {when} (readers saw epoch {killed_at}; images had {commits} log files); \
@@ -416,11 +423,12 @@ fn count_files(folder: &Path) -> usize {
     })
 }
 
-/// `kill -9` as soon as `now` says so; false if the process was killed because it took too long.
-fn kill_when(mut child: Child, now: impl Fn() -> bool) -> anyhow::Result<bool> {
+/// `kill -9` as soon as `now` gives something, which is what this gives; false if the process was
+/// killed because it took too long.
+fn kill_when(mut child: Child, now: impl Fn() -> Option<bool>) -> anyhow::Result<bool> {
     let began = Instant::now();
-    let mut seen = false;
-    while !seen && began.elapsed() < Duration::from_secs(20) {
+    let mut seen = None;
+    while seen.is_none() && began.elapsed() < Duration::from_secs(20) {
         if let Some(status) = child.try_wait()? {
             bail!("the service ended by itself with {status}");
         }
@@ -429,5 +437,5 @@ fn kill_when(mut child: Child, now: impl Fn() -> bool) -> anyhow::Result<bool> {
     }
     child.kill().context("kill the service")?;
     child.wait().context("wait for the killed service")?;
-    Ok(seen)
+    Ok(seen.unwrap_or(false))
 }

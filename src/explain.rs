@@ -279,6 +279,9 @@ fn unknown(dataset: &Dataset, id: &str) -> anyhow::Result<anyhow::Error> {
              came in epoch {epoch}"
         ));
     }
+    if last.op == "insert" {
+        return removed(&newest, &log, last, at);
+    }
     let why = match last.reason.as_str() {
         "image" => "one of its two images was taken down, replaced or got another caption",
         "left" => "its pair is no longer mined",
@@ -290,6 +293,47 @@ fn unknown(dataset: &Dataset, id: &str) -> anyhow::Result<anyhow::Error> {
     Ok(anyhow::anyhow!(
         "triplet {id} (query {query:?}, target {target:?}) left in epoch {epoch}, reason {reason}: \
          {why}; of earlier epochs see --at"
+    ))
+}
+
+/// Of a triplet that came and had not left by `at`: its row has been removed from what is kept of
+/// that epoch.
+fn removed(
+    newest: &Dataset,
+    log: &[ChangeRow],
+    came: &ChangeRow,
+    at: u64,
+) -> anyhow::Result<anyhow::Error> {
+    let ChangeRow { triplet_id: id, query_id: query, target_id: target, epoch, .. } = came;
+    let named = format!("triplet {id} (query {query:?}, target {target:?})");
+    if at == newest.epoch() {
+        return Ok(anyhow::anyhow!(
+            "{named} came in epoch {epoch} and has not left, by changes, but it is not in triplets: \
+             see what `everpair verify` finds"
+        ));
+    }
+    let live: Vec<ImageRow> = rows(newest, "image_id", &|id| id == query || id == target)?;
+    let is_gone = |id: &&String| live.iter().all(|row| row.image_id != **id);
+    let gone: Vec<String> =
+        [query, target].into_iter().filter(is_gone).map(|id| format!("{id:?}")).collect();
+    let whose = match gone.as_slice() {
+        [] => {
+            "an image that it named (one of its hard negatives, or an earlier content of the two)"
+                .to_owned()
+        }
+        one_or_two => format!("image {}", one_or_two.join(" and image ")),
+    };
+    let left = log.iter().find(|row| row.epoch > came.epoch && row.op == "delete");
+    let left = match left {
+        Some(row) => {
+            format!("it left in epoch {}, reason {}, and ", row.epoch, row.reason)
+        }
+        None => String::new(),
+    };
+    Ok(anyhow::anyhow!(
+        "{named} came in epoch {epoch} and was there at epoch {at}; {left}`everpair gc` has since \
+         removed its row from what is kept of that epoch, because {whose} was taken down, blocked or \
+         replaced (reports of gc are in _everpair/gc/)"
     ))
 }
 

@@ -396,7 +396,7 @@ fn summary(manifest: &Manifest, made: &Made, args: &ExportArgs) -> anyhow::Resul
         words.push_str(&format!("; {pictures} pictures, {picture_bytes} bytes"));
     }
     if args.since.is_some() {
-        words.push_str(&format!("; {deleted} rows left"));
+        words.push_str(&format!("; {deleted} rows to be deleted"));
     }
     errln!("{words}");
     let LeftOut { images: gone, rows: left_out } = manifest.left_out;

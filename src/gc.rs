@@ -19,16 +19,19 @@ mod rules;
 use std::{
     collections::BTreeMap,
     path::PathBuf,
-    sync::atomic::{AtomicBool, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Instant,
 };
 
 use anyhow::{Context, bail};
 use clap::Args;
-use schemas::tables::Table;
+use schemas::{limits, tables::Table};
 
 use self::{
-    ask::{State, Waited},
+    ask::{Patience, State, Taken, Waited},
     kept::Kept,
     report::{Left, Report},
     rules::{RuleOf, TABLES},
@@ -51,8 +54,8 @@ pub struct GcArgs {
     /// Only say what would go; needs no service.
     #[arg(long)]
     pub dry_run: bool,
-    /// Do it here and now, where no service runs. One that does run ends at its next commit, because
-    /// another writer has begun.
+    /// Do it here and now, where no service runs. One that does run ends at its next commit, or after
+    /// some seconds where it has none, because another writer has begun.
     #[arg(long, conflicts_with = "dry_run")]
     pub take_over: bool,
     /// The report as JSON on stdout.
@@ -74,17 +77,7 @@ pub fn gc(args: &GcArgs) -> anyhow::Result<()> {
         ask::say(&store, &ask::draw(), &State::Done(Box::new(report.clone())))?;
         report
     } else {
-        match ask::ask(&store)? {
-            Waited::Done(report) => *report,
-            Waited::Nobody => bail!(
-                "no service of these tables answered: start it (`everpair run`) and try again, or, \
-                 where none runs, do it here and now with --take-over"
-            ),
-            Waited::Failed(why) => bail!("the service could not do it: {why}"),
-            Waited::Interrupted => bail!(
-                "the service was stopped meanwhile; what is left it removes when it runs again"
-            ),
-        }
+        asked(&store)?
     };
     match args.json {
         true => outln!("{}", serde_json::to_string_pretty(&report).context("write the report")?),
@@ -99,6 +92,36 @@ pub fn gc(args: &GcArgs) -> anyhow::Result<()> {
         );
     }
     Ok(())
+}
+
+/// Asks the running service.
+fn asked(store: &Store) -> anyhow::Result<Report> {
+    let waited = ask::ask(store, Patience::LIMITS)?;
+    let newest = || -> anyhow::Result<String> {
+        Ok(delta::newest_writer(store)?
+            .map(|who| format!(" (the newest one that began is {who})"))
+            .unwrap_or_default())
+    };
+    match waited {
+        Waited::Done(report) => Ok(*report),
+        Waited::Nobody => bail!(
+            "no service of these tables answered within {} s{}: start it (`everpair run`) and try \
+             again, or, where none runs, do it here and now with --take-over",
+            limits::GC_PATIENCE.as_secs(),
+            newest()?
+        ),
+        Waited::Lost => bail!(
+            "the service took the request and gave no sign of life for {} s{}, so it has probably \
+             ended: the request stays, and the service does it when it runs again (`everpair run`); \
+             where none is to run, do it here and now with `everpair gc --take-over`",
+            limits::GC_SILENCE.as_secs(),
+            newest()?
+        ),
+        Waited::Failed(why) => bail!("the service could not do it: {why}"),
+        Waited::Interrupted => {
+            bail!("the service was stopped meanwhile; what is left it removes when it runs again")
+        }
+    }
 }
 
 /// What goes of each table, and what may be left of it.
@@ -207,8 +230,9 @@ pub fn collect(store: &Store, stop: &AtomicBool) -> anyhow::Result<Option<Report
 /// # Errors
 /// A newer writer has begun: the service has to end. Of any other failure only those are told who
 /// asked, for the tables are as they should be.
-pub fn serve(store: &Store, asked: &[(String, String)], stop: &AtomicBool) -> anyhow::Result<bool> {
+pub fn serve(store: &Store, asked: &[Arc<Taken>], stop: &AtomicBool) -> anyhow::Result<bool> {
     tracing::info!("collecting what was taken down; the service goes on behind");
+    asked.iter().for_each(|taken| taken.collecting());
     let collected = match stop.load(Ordering::Acquire) {
         true => Ok(None),
         false => collect(store, stop),
@@ -221,8 +245,7 @@ pub fn serve(store: &Store, asked: &[(String, String)], stop: &AtomicBool) -> an
             tracing::info!(
                 rows,
                 findings,
-                "collected: {rows} rows left, {findings} findings of the \
-                            proof, in {seconds:.1} s"
+                "collected: {rows} rows removed, {findings} findings of the proof, in {seconds:.1} s"
             );
             State::Done(Box::new(report))
         }
@@ -233,11 +256,11 @@ pub fn serve(store: &Store, asked: &[(String, String)], stop: &AtomicBool) -> an
             State::Failed(format!("{error:#}"))
         }
     };
-    for (id, request) in asked {
+    for taken in asked {
         if !matches!(state, State::Interrupted) {
-            store.delete(request).context("take a request away that is done")?;
+            store.delete(&taken.object).context("take a request away that is done")?;
         }
-        ask::say(store, id, &state).context("tell how it went")?;
+        taken.say(store, &state).context("tell how it went")?;
     }
     Ok(!stop.load(Ordering::Acquire))
 }

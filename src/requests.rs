@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     delta::{self, Store},
-    gc,
+    gc::ask::Taken,
 };
 
 const FOLDER: &str = "_everpair/requests";
@@ -69,8 +69,8 @@ pub struct Requests {
     /// Those that were taken and are not committed.
     waiting: Arc<AtomicUsize>,
     looked_once: Arc<AtomicBool>,
-    /// Collections that are asked for, with their objects.
-    collect: Arc<Mutex<Vec<(String, String)>>>,
+    /// Collections that are asked for.
+    collect: Arc<Mutex<Vec<Arc<Taken>>>>,
 }
 
 impl Requests {
@@ -133,17 +133,19 @@ impl Requests {
 
     /// A collection is asked for: whoever asked is told that somebody is here.
     fn note(&mut self, id: String, path: String) {
-        if let Err(error) = gc::ask::say(&self.store, &id, &gc::ask::State::Taken) {
-            tracing::warn!("{path}: nobody is told that it was taken: {error}");
-        }
         self.waiting.fetch_add(1, Ordering::AcqRel);
         if let Ok(mut collect) = self.collect.lock() {
-            collect.push((id, path));
+            collect.push(Arc::new(Taken::new(&self.store, id, path)));
         }
     }
 
-    /// Collections that were asked for: names and objects.
-    pub fn collections(&self) -> Vec<(String, String)> {
+    /// Whether there are collections that were asked for.
+    pub fn wants_collection(&self) -> bool {
+        self.collect.lock().is_ok_and(|collect| !collect.is_empty())
+    }
+
+    /// Collections that were asked for.
+    pub fn collections(&self) -> Vec<Arc<Taken>> {
         self.collect.lock().map(|collect| collect.clone()).unwrap_or_default()
     }
 
@@ -155,19 +157,22 @@ impl Requests {
         }
     }
 
-    /// `epoch` is committed: its requests are done with.
-    pub fn committed(&self, epoch: Epoch) {
-        let Ok(mut cut) = self.cut.lock() else { return };
+    /// `epoch` is committed: its requests are done with. Gives how many these are.
+    pub fn committed(&self, epoch: Epoch) -> usize {
+        let Ok(mut cut) = self.cut.lock() else { return 0 };
+        let mut done = 0;
         while let Some(first) = cut.first_entry() {
             if *first.key() > epoch {
                 break;
             }
             for name in first.remove() {
+                done += 1;
                 self.waiting.fetch_sub(1, Ordering::AcqRel);
                 if let Err(error) = self.store.delete(&name) {
                     tracing::warn!("{name} stays and will be asked again: {error}");
                 }
             }
         }
+        done
     }
 }

@@ -189,15 +189,21 @@ fn run_once(
     };
     let committed = committer.run();
     progress.stop.store(true, Ordering::Release);
-    if let Err(error) = committed {
-        // Dropping the guards would wait for the workers to finish what can no longer be committed.
-        std::mem::forget(guards);
-        return Err(error);
-    }
+    let newest = match committed {
+        Ok(newest) => newest,
+        Err(error) => {
+            // Dropping the guards would wait for the workers to finish what can no longer be
+            // committed.
+            std::mem::forget(guards);
+            return Err(error);
+        }
+    };
     join(ingest, guards, states)?;
-    let epoch = progress.committed.load(Ordering::Acquire);
     turned::say(&metrics.turned_away());
-    tracing::info!(epoch, "stopped: epoch {epoch} is committed");
+    match newest {
+        Some(epoch) => tracing::info!(epoch, "stopped: epoch {epoch} is committed"),
+        None => tracing::info!("stopped: no epoch is committed yet"),
+    }
     let asked = requests.collections();
     if asked.is_empty() {
         return Ok(false);

@@ -247,7 +247,8 @@ impl Now {
         let blocked = latest.rows::<BlockedRow>()?.into_iter().map(|row| (row.kind, row.value));
         let mut turned_away = BTreeMap::new();
         for row in latest.rows::<RejectRow>()? {
-            let Some(id) = row.image_id.filter(|_| row.reason != Reason::Blocked.as_str()) else {
+            let blocked = [Reason::Blocked, Reason::Benchmark].map(Reason::as_str);
+            let Some(id) = row.image_id.filter(|_| !blocked.contains(&row.reason.as_str())) else {
                 continue;
             };
             let newest = turned_away.entry(id).or_insert(row.epoch);

@@ -70,25 +70,26 @@ fn count_rejects(dataset: &Dataset) -> anyhow::Result<(BTreeMap<String, usize>, 
     Ok((counts, turned_away))
 }
 
-/// Each benchmark that is blocked: its images, of all versions together, and the messages that were
-/// turned away because of it.
+/// Each benchmark that is blocked: its images, of all versions together (those of versions that
+/// differ in their rules alone count once), and the messages that were turned away because of it.
 fn benchmarks(
     store: &Store,
     dataset: &Dataset,
     mut turned_away: TurnedAway,
 ) -> anyhow::Result<BTreeMap<String, Value>> {
-    let mut of: BTreeMap<String, (usize, Vec<String>)> = BTreeMap::new();
+    let mut of: BTreeMap<String, (BTreeMap<String, usize>, Vec<String>)> = BTreeMap::new();
     let rows = dataset.rows::<tables::BlockedRow>()?;
     for value in objects::values(&rows) {
         let Some((name, _)) = benchmark::parse_value(value) else { continue };
         let header = objects::header(store, value)?;
         let (images, values) = of.entry(name.to_owned()).or_default();
-        *images += header.images;
+        images.insert(header.data, header.images);
         values.push(value.to_owned());
     }
     let each = of.into_iter().map(|(name, (images, versions))| {
         let by = turned_away.remove(&name).unwrap_or_default();
         let all: usize = by.values().sum();
+        let images: usize = images.values().sum();
         let told = json!({ "images": images, "versions": versions, "turned_away": all, "by": by });
         (name, told)
     });

@@ -21,7 +21,7 @@ use clap::Args;
 use kernels::decode::Pixels;
 use schemas::{
     Channel,
-    config::{AnnotatorKind, Config},
+    config::{AnnotatorKind, Config, DURATION_FORM, parse_duration},
     limits, tables,
 };
 use serde::Serialize;
@@ -48,8 +48,8 @@ pub struct ValidateArgs {
 }
 
 fn parse_timeout(text: &str) -> Result<Duration, String> {
-    let time = schemas::config::parse_duration(text).filter(|time| !time.is_zero());
-    time.ok_or_else(|| format!("{text:?}: write a time as \"10s\" or \"500 ms\""))
+    let time = parse_duration(text).filter(|time| !time.is_zero());
+    time.ok_or_else(|| format!("{text:?}: {DURATION_FORM}, and not 0"))
 }
 
 /// How a check came out.

@@ -89,5 +89,12 @@ fn a_triplet_is_traced_to_its_messages_scores_and_answer() {
     let again: Value =
         serde_json::from_str(&place.everpair("tables", &again).ended(0).out).expect("JSON");
     assert_eq!(again, explained);
+    // gc removes it from the snapshot, and it is the image that is the cause, not the config.
+    place.everpair("tables", &["gc", "--take-over"]).ended(0);
+    let said = place.everpair("tables", &["explain", id, "--at", "before"]).ended(1);
+    assert!(!said.err.contains("config"), "{}", said.err);
+    let said = said.says("`everpair gc` has since removed its row").says("reason image");
+    said.says(&format!("because image {:?} was taken down", triplet.target_id));
+    place.everpair("tables", &["explain", id]).ended(1).says("reason image");
     place.everpair("tables", &["explain"]).ended(2);
 }

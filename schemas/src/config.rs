@@ -676,6 +676,10 @@ fn some_duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Du
     duration(deserializer).map(Some)
 }
 
+/// What a time looks like, for who wrote something else.
+pub const DURATION_FORM: &str =
+    "a time is a number from 0 and ms, s, min or h, such as \"200 ms\", \"1.5 s\" or \"10 min\"";
+
 /// Reads a time as the config has it: `"200 ms"`, `"1 s"`, `"10 min"`.
 pub fn parse_duration(text: &str) -> Option<Duration> {
     let seconds = |unit: &str| match unit {
@@ -691,8 +695,7 @@ pub fn parse_duration(text: &str) -> Option<Duration> {
 
 fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
     let text = String::deserialize(deserializer)?;
-    parse_duration(&text)
-        .ok_or_else(|| D::Error::custom(format!("{text:?}: write a time as \"1 s\" or \"10 min\"")))
+    parse_duration(&text).ok_or_else(|| D::Error::custom(format!("{text:?}: {DURATION_FORM}")))
 }
 
 #[cfg(test)]

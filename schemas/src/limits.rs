@@ -83,6 +83,13 @@ pub const REPLAY_PATIENCE: Duration = Duration::from_secs(60);
 
 /// How long `gc` waits until a service takes its request.
 pub const GC_PATIENCE: Duration = Duration::from_secs(15);
+/// How often a service that has a request of `gc` says that it lives.
+pub const GC_SIGN_INTERVAL: Duration = Duration::from_secs(2);
+/// How long `gc` waits for such a sign. A store that fails for longer than this looks like a service
+/// that is gone; then nothing is lost, as the request stays.
+pub const GC_SILENCE: Duration = Duration::from_secs(45);
+/// How often `gc` tells what it waits for.
+pub const GC_WORD_INTERVAL: Duration = Duration::from_secs(10);
 /// Reports of collections that are kept.
 pub const GC_REPORTS_KEPT: usize = 10;
 /// Findings that a report of one names; it counts all of them.
@@ -151,6 +158,9 @@ pub const RETAIN_INTERVAL: Duration = Duration::from_secs(60);
 pub const RETENTION: Duration = Duration::from_secs(3600);
 /// Names of generations that are kept; only the newest counts.
 pub const GENERATIONS_KEPT: usize = 16;
+
+/// How often a service with nothing to commit looks whether another one has taken over.
+pub const FENCE_INTERVAL: Duration = Duration::from_secs(10);
 
 const _: () = assert!(COMPACT_TIERS[2] * 2 <= COMPACT_BYTES, "full files come of full steps");
 
@@ -250,5 +260,6 @@ const _: () = assert!(FETCH_IN_FLIGHT <= FETCH_IN_FLIGHT_MAX && FETCH_PER_HOST <
 const _: () = assert!(FETCH_AHEAD_BYTES >= ENCODED_BYTES_MAX);
 const _: () = assert!(STORED_SIDE_MAX <= SIDE_MAX);
 const _: () = assert!(TARGETS_PER_QUERY <= NEIGHBORS && NEIGHBORS <= NEIGHBORS_MAX);
+const _: () = assert!(GC_SIGN_INTERVAL.as_secs() * 10 <= GC_SILENCE.as_secs());
 const _: () = assert!(READ_BYTES <= EXPORT_GROUP_BYTES && EXPORT_BATCH_BYTES <= EXPORT_GROUP_BYTES);
 const _: () = assert!(EXPORT_GROUP_BYTES <= EXPORT_FILE_BYTES);

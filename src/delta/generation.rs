@@ -85,13 +85,23 @@ pub fn explained(store: &Store, mine: u64, error: Error) -> Error {
     let Some(generation) = newest(store).ok().flatten().filter(|newest| *newest > mine) else {
         return Error::Fenced(why);
     };
-    let page = store.get(&format!("{GENERATIONS}/{generation}")).ok().flatten();
-    let taker = page.and_then(|page| serde_json::from_slice::<Taker>(&page).ok());
+    let taker = taker(store, generation).unwrap_or_default();
     Error::Fenced(format!(
-        "generation {generation}{} has taken over from generation {mine} ({why}); of one [tables] \
-         root there is one service: this one ends",
-        taker.unwrap_or_default()
+        "generation {generation}{taker} has taken over from generation {mine} ({why}); of one \
+         [tables] root there is one service: this one ends"
     ))
+}
+
+fn taker(store: &Store, generation: u64) -> Result<Taker> {
+    let page = store.get(&format!("{GENERATIONS}/{generation}"))?;
+    Ok(page.and_then(|page| serde_json::from_slice(&page).ok()).unwrap_or_default())
+}
+
+/// The newest writer, as far as that is known: `generation 3, on host a, process 1, started …`. It
+/// may have ended since.
+pub fn newest_writer(store: &Store) -> Result<Option<String>> {
+    let Some(generation) = newest(store)? else { return Ok(None) };
+    Ok(Some(format!("generation {generation}{}", taker(store, generation)?)))
 }
 
 #[cfg(test)]
@@ -115,6 +125,8 @@ mod tests {
         let who = format!(", process {}, started 20", std::process::id());
         let said = said(2);
         assert!(said.contains("generation 3, on host ") && said.contains(&who), "{said}");
+        let newest = newest_writer(&store).expect("a store").expect("a writer");
+        assert!(newest.starts_with("generation 3, on host ") && newest.contains(&who), "{newest}");
         let other = explained(&store, 1, Error::Io("a".to_owned()));
         assert!(matches!(other, Error::Io(_)), "{other}");
     }

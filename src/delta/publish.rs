@@ -188,6 +188,16 @@ impl Publisher {
         }
     }
 
+    /// Whether this is still the newest writer, by one look at the store. Commits look by themselves;
+    /// this is for whoever has none to make.
+    ///
+    /// # Errors
+    /// `Fenced` when a newer one has begun, or the store fails.
+    pub fn check_newest(&self) -> Result<()> {
+        self.refuse_if_newer()
+            .map_err(|error| generation::explained(&self.store, self.generation, error))
+    }
+
     fn publish_once(&mut self, epoch: EpochCommit) -> Result<Option<Latest>> {
         let EpochCommit { epoch, mut changes, mut rows, offsets, info } = epoch;
         if let Some(name) = changes.keys().find(|name| self.table(name).is_none()) {

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::proof::Proof;
 use crate::{errln, outln};
 
-/// What left, or would leave, one table.
+/// What was removed, or would be, from one table.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Left {
     /// Rows of images, contents, captions or texts that have gone, as often as files held them.
@@ -48,20 +48,23 @@ pub struct Report {
 impl Report {
     /// For people; the report as JSON is on stdout where that was asked for.
     pub fn print(&self) {
-        let would = if self.dry_run { "would leave" } else { "left" };
+        let would = if self.dry_run { "would be " } else { "" };
         outln!("epoch {}", self.epoch);
         for (name, left) in self.tables.iter().filter(|(_, left)| **left != Left::default()) {
             let Left { rows, files, objects_removed, bytes_removed, .. } = left;
             outln!(
-                "{name}: {rows} rows of {files} files {would}; {objects_removed} objects, \
-                 {bytes_removed} bytes"
+                "{name}: {rows} rows {would}removed, from {files} files; {objects_removed} objects \
+                 ({bytes_removed} bytes) {would}deleted"
             );
         }
         if self.tables.values().all(|left| *left == Left::default()) {
             outln!("nothing of what was taken down or replaced is in the tables");
         }
         for (name, images) in &self.snapshots {
-            outln!("snapshot {name}: rows {would}; {images} of its images have gone");
+            let rows = if self.dry_run { "would lose" } else { "has lost" };
+            outln!(
+                "snapshot {name} {rows} the rows of {images} images that are no longer to be used"
+            );
         }
         if let (Some(first), Some(last)) = (self.epochs_dropped.first(), self.epochs_dropped.last())
         {
@@ -70,7 +73,10 @@ impl Report {
             outln!("{count} earlier epochs, {first} to {last}, {not}");
         }
         if self.state_files > 0 {
-            outln!("{} files of state checkpoints {would} out ids", self.state_files);
+            let files = self.state_files;
+            outln!(
+                "{files} files of state checkpoints that named images {would}renewed or deleted"
+            );
         }
         let Some(proof) = &self.proof else { return };
         let rows: u64 = proof.rows.values().sum();

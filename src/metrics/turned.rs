@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use schemas::reject::Stage;
+use schemas::reject::{Reason, Stage};
 
 /// Rows of `rejects`, by stage and reason.
 pub type TurnedAway = BTreeMap<(String, String), u64>;
@@ -31,24 +31,36 @@ pub fn top_reasons<'a>(of: impl IntoIterator<Item = (&'a str, u64)>) -> (u64, St
 
 /// Says at the end of a run what it turned away, and what to do about it.
 pub fn say(counts: &TurnedAway) {
+    for line in words(counts) {
+        tracing::info!("{line}");
+    }
+}
+
+fn words(counts: &TurnedAway) -> Vec<String> {
     // Of requests and answers there is nothing to read again.
     let of_answers = [Stage::Annotate, Stage::Filter].map(Stage::as_str);
-    let told = |answers: bool| {
-        let stage = |stage: &str| of_answers.contains(&stage) == answers;
-        let of = counts.iter().filter(|((name, _), _)| stage(name));
+    let blocked = [Reason::Blocked, Reason::Benchmark].map(Reason::as_str);
+    let told = |wanted: &dyn Fn(&str, &str) -> bool| {
+        let of = counts.iter().filter(|((stage, reason), _)| wanted(stage, reason));
         top_reasons(of.map(|((_, reason), count)| (reason.as_str(), *count)))
     };
-    let (rejects, reasons) = told(false);
+    let is_answer = |stage: &str| of_answers.contains(&stage);
+    let (rejects, reasons) = told(&|stage, reason| !is_answer(stage) && !blocked.contains(&reason));
+    let (kept_out, why) = told(&|stage, reason| !is_answer(stage) && blocked.contains(&reason));
+    let (answers, left_out) = told(&|stage, _| is_answer(stage));
+    let mut lines = Vec::new();
     if rejects > 0 {
-        tracing::info!(
-            rejects,
-            "rejects: {rejects} ({reasons}); after a fix `everpair replay` brings them back"
-        );
+        lines.push(format!(
+            "rejects: {rejects} ({reasons}); after a fix `everpair replay` has them read again"
+        ));
     }
-    let (rejects, reasons) = told(true);
-    if rejects > 0 {
-        tracing::info!(rejects, "answers and instructions left out: {rejects} ({reasons})");
+    if kept_out > 0 {
+        lines.push(format!("kept out as blocked: {kept_out} ({why}); what is blocked stays out"));
     }
+    if answers > 0 {
+        lines.push(format!("answers and instructions left out: {answers} ({left_out})"));
+    }
+    lines
 }
 
 #[cfg(test)]
@@ -61,5 +73,24 @@ mod tests {
         let (all, words) = top_reasons(counts);
         assert_eq!((all, words.as_str()), (19, "9 c, 4 b, 3 a, 1 d, 1 e, 1 for other reasons"));
         assert_eq!(top_reasons([]), (0, String::new()));
+    }
+
+    #[test]
+    fn no_replay_is_proposed_for_what_is_blocked() {
+        let of = |stage: &str, reason: &str| (stage.to_owned(), reason.to_owned());
+        let blocked = [(of("register", "benchmark"), 2), (of("register", "blocked"), 1)];
+        let lines = words(&blocked.clone().into());
+        assert_eq!(
+            lines,
+            ["kept out as blocked: 3 (2 benchmark, 1 blocked); what is blocked stays out"]
+        );
+        let mut counts = TurnedAway::from(blocked);
+        counts.insert(of("decode", "corrupt"), 4);
+        counts.insert(of("filter", "too_short"), 5);
+        let lines = words(&counts);
+        assert_eq!(lines.len(), 3, "{lines:?}");
+        assert!(lines[0].starts_with("rejects: 4 (4 corrupt); after a fix"), "{lines:?}");
+        assert!(lines[2].ends_with("left out: 5 (5 too_short)"), "{lines:?}");
+        assert!(words(&TurnedAway::new()).is_empty());
     }
 }

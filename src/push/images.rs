@@ -8,6 +8,9 @@ use schemas::limits;
 use super::sources::{self, Body, Columns, StdinKind, Wanted, read_at_most};
 pub use super::sources::{Found, Item as Image};
 
+/// What names of image files end in.
+pub const ENDINGS: [&str; 5] = sources::IMAGES;
+
 /// Everything in a folder, in the order of names, or in a list, in its order.
 pub fn find(images: &Path) -> anyhow::Result<Box<dyn Iterator<Item = Found>>> {
     match &sources::inputs(&[images.to_owned()], StdinKind::List)?[..] {

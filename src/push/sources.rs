@@ -29,7 +29,8 @@ use sha2::{Digest, Sha256};
 
 pub use self::{fields::Columns, stdin::StdinKind};
 
-const IMAGES: [&str; 5] = ["jpg", "jpeg", "png", "webp", "gif"];
+/// What names of image files end in.
+pub(super) const IMAGES: [&str; 5] = ["jpg", "jpeg", "png", "webp", "gif"];
 
 /// An image and what is said about it.
 #[derive(Clone, Debug, Default, PartialEq)]

@@ -17,7 +17,7 @@ use operators::{
     triplets::{Cause, ConfigChange},
 };
 use schemas::{
-    ContentId, Epoch,
+    ContentId, Epoch, limits,
     tables::{AnnotationRow, Table},
 };
 use serde::Deserialize;
@@ -93,12 +93,15 @@ struct Run {
     /// Epochs that have a page under `_everpair/epochs/`.
     pages: BTreeSet<Epoch>,
     upkeep: Upkeep,
+    /// When this was last known to be the newest writer.
+    newest_at: Instant,
 }
 
 impl Committer {
-    /// Commits epochs until there are no more. Returns on the main thread; an error means that the
-    /// process must end, because only a new start knows what was committed.
-    pub fn run(self) -> anyhow::Result<()> {
+    /// Commits epochs until there are no more, and gives the newest that the tables hold. Returns on
+    /// the main thread; an error means that the process must end, because only a new start knows what
+    /// was committed.
+    pub fn run(self) -> anyhow::Result<Option<Epoch>> {
         let first = self.publisher.epoch().unwrap_or(0);
         let names = self.store.list(EPOCHS, "0").context("list the pages of earlier epochs")?;
         let epochs = names.iter().filter_map(|(name, _)| name.strip_suffix(".json")?.parse().ok());
@@ -113,6 +116,7 @@ impl Committer {
             compared: false,
             pages,
             upkeep,
+            newest_at: Instant::now(),
         };
         loop {
             pulse.beat();
@@ -121,8 +125,14 @@ impl Committer {
                 Ok(changes) => run.commit(changes)?,
                 Err(RecvTimeoutError::Timeout) => run.keep_up()?,
                 Err(RecvTimeoutError::Disconnected) => {
-                    run.upkeep.finish(&run.at.publisher, &run.at.metrics)?;
-                    return run.at.metrics.write();
+                    let Committer { publisher, metrics, requests, .. } = &run.at;
+                    run.upkeep.finish(publisher, metrics)?;
+                    if requests.wants_collection() {
+                        // It would take the tables back from a writer that has taken over.
+                        publisher.check_newest()?;
+                    }
+                    metrics.write()?;
+                    return Ok(publisher.epoch());
                 }
             }
             run.annotate();
@@ -216,9 +226,16 @@ impl Run {
             self.show(latest);
             self.keep_pages(latest.epoch)?;
         }
-        self.at.requests.committed(epoch);
+        let asked = self.at.requests.committed(epoch);
         self.want(requests);
+        if latest.is_none() && asked > 0 {
+            tracing::info!(
+                requests = asked,
+                "what was asked for is so already: nothing changes, and no epoch is written"
+            );
+        }
         if latest.is_some() {
+            self.newest_at = Instant::now();
             let (waiting, took) = (self.wanted.len(), began.elapsed());
             let why = if reasons.is_empty() { reasons } else { format!(" ({reasons})") };
             tracing::info!(
@@ -248,11 +265,28 @@ impl Run {
 
     /// Upkeep of the tables while nothing comes.
     fn keep_up(&mut self) -> anyhow::Result<()> {
+        self.look_for_newer()?;
         if !self.compared {
             return Ok(());
         }
         let (publisher, metrics) = (&mut self.at.publisher, &self.at.metrics);
         self.upkeep.when_idle(publisher, &self.pages, metrics)
+    }
+
+    /// A commit would notice that another writer has taken over; nothing else does.
+    fn look_for_newer(&mut self) -> anyhow::Result<()> {
+        if self.newest_at.elapsed() < limits::FENCE_INTERVAL {
+            return Ok(());
+        }
+        self.newest_at = Instant::now();
+        match self.at.publisher.check_newest() {
+            Err(fenced @ delta::Error::Fenced(_)) => Err(fenced.into()),
+            Err(error) => {
+                tracing::warn!("whether another service has taken over cannot be seen: {error}");
+                Ok(())
+            }
+            Ok(()) => Ok(()),
+        }
     }
 
     /// Removes the oldest pages under `_everpair/epochs/` past those that the config keeps.

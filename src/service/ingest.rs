@@ -116,7 +116,7 @@ impl Ingest {
             self.show_alive();
             let idle = self.read(&mut open, &mut positions)?;
             self.gather(&mut open, &positions)?;
-            if !self.requests.collections().is_empty() {
+            if self.requests.wants_collection() {
                 // What was asked for before goes first: what it blocks is to be collected.
                 if open.since.is_some() {
                     self.cut(&mut open, true)?;

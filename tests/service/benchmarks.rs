@@ -93,6 +93,7 @@ fn a_set_that_comes_later_leaves_what_one_that_came_first_leaves() {
     place.catch_up("before");
     place.catch_up("after");
     let all = live(&place.tables("after"));
+    place.everpair("after", &["snapshot", "create", "all"]).ended(0);
     let said = place.everpair("after", &[&block[..], &["--dry-run", "--json"]].concat()).ended(0);
     assert_eq!(place.requests("after"), 0, "nothing is asked for");
     let shown: Value = serde_json::from_str(&said.out).expect("JSON");
@@ -137,7 +138,9 @@ fn a_set_that_comes_later_leaves_what_one_that_came_first_leaves() {
     let again = |id: &str, value| Message { key: id.into(), value: Some(value), headers: vec![] };
     let new = [again("again", bytes_of(2)), again("copied", copy_of(2)), again("new", copy_of(21))];
     place.log().send(new);
-    place.everpair("after", &block).ended(0).says("0 live images");
+    let said = place.everpair("after", &block).ended(0).says("0 live images");
+    said.says("circo-val is blocked with these images and rules since epoch");
+    assert_eq!(place.requests("after"), 0, "nothing is asked for");
     place.catch_up("after");
     let gone = turned_away(&place, "after");
     for (id, by) in [("again", "sha256"), ("copied", ""), ("new", "sha256")] {
@@ -145,6 +148,11 @@ fn a_set_that_comes_later_leaves_what_one_that_came_first_leaves() {
         assert!(detail.starts_with(&format!("benchmark circo-val by {by}")), "{detail}");
     }
     assert_eq!(place.rows::<BlockedRow>("after").len(), 1, "blocked once");
+    // A block is a take-down of what the snapshot shows.
+    let said = place.everpair("after", &["snapshot", "list", "--json"]).ended(0);
+    let snapshot: Value = serde_json::from_str(&said.out).expect("JSON");
+    assert_eq!(snapshot[0]["turned_away"].as_array().map(Vec::len), Some(0), "{snapshot:#}");
+    assert_eq!(snapshot[0]["taken_down"].as_array().map(Vec::len), Some(shown.len()));
     // Read again, it is turned away again, once.
     let count = place.rows::<RejectRow>("after").len();
     place.everpair("after", &["replay", "--reason", "benchmark"]).ended(0);
@@ -222,7 +230,8 @@ fn what_cannot_be_blocked_is_said_and_nothing_is() {
     };
     block(&["--phash-bits", "17"]).ended(2).says("--phash-bits: 0 to 16, or off");
     block(&["--threshold", "caption=0.9"]).ended(2).says("semantic=0.97");
-    block(&["--threshold", "pattern=1.5"]).ended(2).says("--threshold pattern=1.5");
+    let said = block(&["--threshold", "pattern=1.5"]).ended(2).says("--threshold pattern=1.5");
+    said.says("the cosine above 0 and at most 1, or off");
     let named = ["block", "--images", images, "--benchmark", "a/b"];
     place.everpair("tables", &named).ended(2).says("letters, digits, dots");
     let said = block(&[]).ended(1).says("broken.jpg: ").says("nothing was blocked");
@@ -232,7 +241,8 @@ fn what_cannot_be_blocked_is_said_and_nothing_is() {
     let nothing = folder(&place, "empty", &[]);
     let nothing = nothing.to_str().expect("UTF-8");
     let named = ["block", "--benchmark", "b", "--images", nothing];
-    place.everpair("tables", &named).ended(1).says("nothing to block");
+    let said = place.everpair("tables", &named).ended(2).says("there are no images in it");
+    said.says("files of jpg, jpeg, png, webp, gif").says("nothing to block");
 
     // Blocked with other encoders than the service has, before there is a table to tell.
     place.configure("other", "[channels.semantic]\nencoder = \"builtin:edges\"\n");
@@ -250,6 +260,13 @@ fn what_cannot_be_blocked_is_said_and_nothing_is() {
     place.everpair("tables", &block).ended(0).says("of epoch");
     place.catch_up("tables");
     assert_eq!(place.rows::<BlockedRow>("tables").len(), 1);
+    // The same images under another rule are no more images.
+    let looser = [&block[..], &["--threshold", "semantic=off"]].concat();
+    let said = place.everpair("tables", &looser).ended(0).says("asked to block b");
+    said.says("earlier version stay");
+    place.catch_up("tables");
+    let told = status(&place, "tables")["benchmarks"]["b"].clone();
+    assert_eq!((&told["images"], told["versions"].as_array().map(Vec::len)), (&3.into(), Some(2)));
     let ids: BTreeSet<String> = (0..3).map(|index| scenes::scene(index, SEED).id).collect();
     assert!(live(&place.tables("tables")).is_disjoint(&ids));
     place.verify("tables");

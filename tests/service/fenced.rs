@@ -1,8 +1,11 @@
 //! Two services on one root: the older one notices, and says so.
 
-use everpair::scenes;
+use everpair::{
+    requests::{self, Request},
+    scenes,
+};
 
-use super::place::{Message, Place, wait_until};
+use super::place::{Message, Place, Running, wait_until};
 
 #[test]
 fn of_two_services_the_older_one_ends_and_the_tables_stay_right() {
@@ -60,4 +63,48 @@ fn an_older_service_with_a_backlog_ends_as_well() {
     place.catch_up("tables");
     place.verify("tables");
     assert_eq!(place.committed("tables"), log.count);
+}
+
+/// One that has nothing to commit, not even answers.
+fn idle() -> (Place, Running) {
+    let place = Place::new();
+    place.configure("tables", "[epoch]\nlinger = \"50 ms\"\n");
+    place.log().send(scenes::scenes(40, 76).map(Message::from));
+    place.catch_up("tables");
+    let mut service = place.start("tables");
+    let errors = service.errors();
+    let restored = || std::fs::read_to_string(&errors).is_ok_and(|said| said.contains("restored:"));
+    service.wait_until("it stands where it stood", restored);
+    (place, service)
+}
+
+/// It has nothing to commit, and no commit tells it.
+#[test]
+fn an_idle_service_that_was_taken_over_ends_by_itself() {
+    let (place, older) = idle();
+    place.everpair("tables", &["gc", "--take-over"]).ended(0);
+    let (code, said) = older.wait();
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains(" has taken over from generation "), "{said}");
+    place.catch_up("tables");
+    place.verify("tables");
+}
+
+/// What it would do of a request needs a generation of its own.
+#[test]
+fn an_idle_service_does_not_take_the_tables_back_for_a_request() {
+    let (place, older) = idle();
+    place.everpair("tables", &["gc", "--take-over"]).ended(0);
+    let newest = || std::fs::read_dir(place.path("tables/_everpair/generation")).into_iter();
+    let generations = newest().flatten().count();
+    let collect = Some("20200101T000000000000Z-asked".to_owned());
+    let request = Request { collect, ..Request::default() };
+    requests::ask(&place.store("tables"), &request).expect("a request");
+    let (code, said) = older.wait();
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains(" has taken over from generation "), "{said}");
+    assert_eq!(newest().flatten().count(), generations, "it has begun no other");
+    assert_eq!(place.requests("tables"), 1, "the next service does it");
+    place.catch_up("tables");
+    assert_eq!(place.requests("tables"), 0);
 }

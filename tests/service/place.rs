@@ -273,6 +273,11 @@ impl Running {
         fs::read_to_string(&self.errors).expect("standard error went to a file")
     }
 
+    /// The file with what it says.
+    pub fn errors(&self) -> PathBuf {
+        self.errors.to_path_buf()
+    }
+
     /// Its process id.
     pub fn id(&self) -> u32 {
         self.child.id()

@@ -1,6 +1,10 @@
 //! What was taken down is in no row, and what was blocked does not come back.
 
-use everpair::{scenes, verify::Tables};
+use everpair::{
+    requests::{self, Request},
+    scenes,
+    verify::Tables,
+};
 use schemas::{
     ContentId,
     tables::{BlockedRow, RejectRow},
@@ -102,6 +106,19 @@ fn blocked_contents_and_sources_leave_and_stay_out() {
     );
     assert!(tables.blocked.iter().all(|row| row.reason.as_deref() == Some("asked to")));
     place.verify("tables");
+
+    // What is blocked is not asked for again, and a request that changes nothing makes no epoch.
+    let said = place.everpair("tables", &[&block[..], &["source", "shop"]].concat()).ended(0);
+    let said = said.says("1 is blocked already: nothing is to be done for that");
+    assert!(!said.err.contains("next epoch"), "{}", said.err);
+    assert_eq!(place.requests("tables"), 0);
+    let asked = Request { block: tables.blocked.clone(), ..Request::default() };
+    requests::ask(&place.store("tables"), &asked).expect("a request");
+    let epoch = place.epoch("tables");
+    let said = place.everpair("tables", &["run", "--until-caught-up"]).ended(0);
+    let said = said.says(&format!("stopped: epoch {epoch} is committed"));
+    said.says("what was asked for is so already: nothing changes, and no epoch is written");
+    assert_eq!((place.epoch("tables"), place.requests("tables")), (epoch, 0));
 
     let again = Message { key: "again".into(), ..picture };
     let other = Message::from(scenes::replacement(3, 9, SEED));

@@ -45,6 +45,11 @@ fn bad_arguments_and_configs_are_2_and_named() {
     place.everpair("tables", &["run"]).ended(2).says("builtin:layuot").says("builtin:layout");
     place.configure("tables", "");
     place.everpair("tables", &["run", "--until-caught-pu"]).ended(2).says("--until-caught-pu");
+    std::fs::write(place.path("none.txt"), "\n \n").expect("a file");
+    let none = place.path("none.txt").display().to_string();
+    for block in [&["takedown", "--from", &none][..], &["takedown", "--block", "--from", &none]] {
+        place.everpair("tables", block).ended(2).says("there is no value in it");
+    }
     let source = ["takedown", "--kind", "source", "shop"];
     place.everpair("tables", &source).ended(2).says("--block");
     let content = ["takedown", "--block", "--kind", "content", "not a sha256"];
@@ -120,7 +125,7 @@ fn rejects_are_named_with_their_reasons() {
     log.send([bad("a", b""), bad("b", b""), bad("c", b"{")]);
     let said = place.everpair("tables", &["run", "--until-caught-up"]).ended(0);
     let said = said.says(
-        "rejects: 3 (2 empty_value, 1 bad_envelope); after a fix `everpair replay` brings them back",
+        "rejects: 3 (2 empty_value, 1 bad_envelope); after a fix `everpair replay` has them read again",
     );
     said.says(" 3 rejects (2 empty_value, 1 bad_envelope), ");
     // What an earlier run turned away is not said again.
@@ -261,4 +266,28 @@ fn a_config_change_is_refused_until_it_is_meant() {
     let said = place.everpair("tables", &run).ended(1);
     let said = said.says("channels.caption.band: [").says(" -> [[0.123, 0.5], [0.5, 0.87]]\n");
     assert!(!said.err.contains(&(1u64 << 29).to_string()), "{}", said.err);
+}
+
+/// Of a few images an epoch may change no pair; the demo waited for one in vain.
+#[test]
+fn a_demo_of_few_images_does_not_wait_for_a_pair_that_never_comes() {
+    let place = Place::new();
+    let images = place.path("images");
+    fs::create_dir(&images).expect("a folder");
+    for scene in scenes::scenes(6, 78) {
+        fs::write(images.join(format!("{}.png", scene.id)), scene.jpeg_or_png).expect("a file");
+    }
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_everpair"));
+    command.arg("demo").arg("--images").arg(&images).arg("--out").arg(place.path("demo"));
+    let output = command.output().expect("the program starts");
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{said}");
+    let at = |what: &str| -> f64 {
+        let line = said.lines().find(|line| line.contains(what));
+        let line = line.unwrap_or_else(|| panic!("no {what:?} in:\n{said}"));
+        let time = line.trim_start_matches('[').split(" s]").next().expect("a time");
+        time.trim().parse().expect("seconds")
+    };
+    let took = at("Killed: ") - at("to be killed");
+    assert!(took < 20.0, "it waited for {took} s:\n{said}");
 }

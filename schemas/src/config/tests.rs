@@ -90,6 +90,9 @@ fn what_no_image_and_no_pair_could_meet_is_refused() {
         ("[filter]\noverlap_max = 1.5\n", "overlap_max"),
         ("[filter]\nwords_min = 0\nwords_max = 0\n", "words_max"),
         ("[pairs]\ntargets_per_query = 31\n", "together hold 30"),
+        ("[epoch]\nlinger = \"5 secs\"\n", "linger = \"5 secs\""),
+        ("[epoch]\nlinger = \"5\"\n", "\"5\": a time is a number from 0 and ms, s, min or h, such"),
+        ("[epoch]\nlinger = \"-1 s\"\n", "a number from 0 and ms, s, min or h"),
         ("[channels.caption]\nband = [0.50000000001, 0.50000000002]\n", "no score lies between"),
     ] {
         let why = refused(&format!("{LEAST}{rest}"));
