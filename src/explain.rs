@@ -317,10 +317,7 @@ fn removed(
     let gone: Vec<String> =
         [query, target].into_iter().filter(is_gone).map(|id| format!("{id:?}")).collect();
     let whose = match gone.as_slice() {
-        [] => {
-            "an image that it named (one of its hard negatives, or an earlier content of the two)"
-                .to_owned()
-        }
+        [] => "what one of the two was then".to_owned(),
         one_or_two => format!("image {}", one_or_two.join(" and image ")),
     };
     let left = log.iter().find(|row| row.epoch > came.epoch && row.op == "delete");

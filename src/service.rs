@@ -200,16 +200,21 @@ fn run_once(
     };
     join(ingest, guards, states)?;
     turned::say(&metrics.turned_away());
-    match newest {
-        Some(epoch) => tracing::info!(epoch, "stopped: epoch {epoch} is committed"),
-        None => tracing::info!("stopped: no epoch is committed yet"),
-    }
+    say_stopped(newest);
     let asked = requests.collections();
     if asked.is_empty() {
         return Ok(false);
     }
     metrics.enter(Phase::Collecting);
     gc::serve(&store, &asked, stop)
+}
+
+/// The epoch that the tables hold: one that changed nothing has left no trace in them.
+fn say_stopped(newest: Option<Epoch>) {
+    match newest {
+        Some(epoch) => tracing::info!(epoch, "stopped: epoch {epoch} is committed"),
+        None => tracing::info!("stopped: no epoch is committed yet"),
+    }
 }
 
 /// Starts to read the source, on a thread of its own.

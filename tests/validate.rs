@@ -87,7 +87,10 @@ fn what_is_ready_is_told_part_by_part() {
     assert_eq!(report["ok"], true);
     let checks = report["checks"].as_array().expect("checks");
     assert!(checks.iter().all(|c| c["outcome"] == "ok" || c["outcome"] == "note"), "{report}");
-    place.everpair("tables", &["validate", "--timeout", "soon"]).ended(2).says("10s");
+    for bad in ["soon", "0 s"] {
+        let said = place.everpair("tables", &["validate", "--timeout", bad]).ended(2);
+        said.says("a time is a number from 0 and ms, s, min or h").says("and not 0");
+    }
 }
 
 #[test]
