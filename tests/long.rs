@@ -22,6 +22,7 @@ mod peers {
         std::env::var(variable).unwrap_or_else(|_| panic!("{variable} {why}"))
     }
 }
+mod clouds;
 mod disturbed;
 #[allow(dead_code, reason = "the target `main` uses the rest")]
 mod faulty;

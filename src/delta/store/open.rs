@@ -55,9 +55,7 @@ pub(super) fn open(
             }
             builder = profile::fill(builder).map_err(refused)?;
             keys::are_there(&builder).map_err(refused)?;
-            let endpoint = builder.get_config_value(&AmazonS3ConfigKey::Endpoint);
-            // An endpoint without TLS was written down on purpose.
-            let client = client.with_allow_http(endpoint.is_some_and(|e| e.starts_with("http://")));
+            let client = with_http(client, builder.get_config_value(&AmazonS3ConfigKey::Endpoint));
             let builder = builder.with_retry(retry).with_client_options(client);
             Arc::new(builder.build().map_err(failed)?)
         }
@@ -67,6 +65,7 @@ pub(super) fn open(
                 let known: GoogleConfigKey = key.parse().map_err(|_| unknown(key))?;
                 builder = builder.with_config(known, value);
             }
+            let client = with_http(client, builder.get_config_value(&GoogleConfigKey::BaseUrl));
             let builder = builder.with_retry(retry).with_client_options(client);
             Arc::new(builder.build().map_err(failed)?)
         }
@@ -76,6 +75,7 @@ pub(super) fn open(
                 let known: AzureConfigKey = key.parse().map_err(|_| unknown(key))?;
                 builder = builder.with_config(known, value);
             }
+            let client = with_http(client, builder.get_config_value(&AzureConfigKey::Endpoint));
             let builder = builder.with_retry(retry).with_client_options(client);
             Arc::new(builder.build().map_err(failed)?)
         }
@@ -105,6 +105,11 @@ fn retries(retry_time: Duration) -> RetryConfig {
         max_retries: limits::STORE_RETRIES,
         retry_timeout: retry_time,
     }
+}
+
+/// An endpoint without TLS was written down on purpose.
+fn with_http(client: ClientOptions, endpoint: Option<String>) -> ClientOptions {
+    client.with_allow_http(endpoint.is_some_and(|endpoint| endpoint.starts_with("http://")))
 }
 
 fn client() -> ClientOptions {
