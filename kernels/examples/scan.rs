@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use kernels::similarity::{Rows, ScanFn, paths};
+use kernels::similarity::{Packed, Rows, ScanFn, paths};
 use kernels::vector::quantize;
 
 const ROWS: usize = 20_000;
@@ -38,12 +38,13 @@ fn vector(dim: usize, seed: u64) -> Box<[i16]> {
 
 /// The best of repeated scans within about half a second: the least disturbed one.
 fn multiply_adds_per_second(path: ScanFn, queries: &[&[i16]], rows: &Rows) -> f64 {
+    let packed = Packed::new(rows.dim(), queries);
     let work = (queries.len() * rows.len() * rows.dim()) as f64;
     let (begin, mut best) = (Instant::now(), Duration::MAX);
     let mut hits = 0u64;
     while begin.elapsed() < Duration::from_millis(500) {
         let start = Instant::now();
-        path(queries, rows, 0..rows.len(), 1 << 29, &mut |_, _, _| hits += 1);
+        path(&packed, rows, 0..rows.len(), 1 << 29, &mut |_, _, _| hits += 1);
         best = best.min(start.elapsed());
     }
     assert!(hits >= queries.len() as u64, "each query is a row, so it finds itself");

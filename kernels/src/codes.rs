@@ -33,6 +33,8 @@ const WIDTH_STEP: usize = 64;
 /// remainder, 5.0 a tenth more on average).
 const REACH: f64 = 4.5;
 const CODE_MAX: i32 = 127;
+/// A code is cut into at most this many stages, see [`Coder::reaches`].
+const STAGES_MAX: usize = 8;
 
 /// How vectors of one dimension are coded.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -97,6 +99,40 @@ impl Coder {
         let twice = 2 * i128::from(self.longest_rotated) * left + left * left;
         let slack = (twice as u128).div_ceil(2 * (self.step as u128).pow(2));
         slack.min(ALWAYS as u128) as i32
+    }
+
+    /// Bytes of a stage, a multiple of 64; the last stage may be shorter.
+    pub fn stage_width(&self) -> usize {
+        (self.width / STAGES_MAX).next_multiple_of(WIDTH_STEP)
+    }
+
+    /// Stages of a code, at most 8: what a filter may multiply before it asks whether to go on.
+    pub fn stages(&self) -> usize {
+        self.width.div_ceil(self.stage_width())
+    }
+
+    /// Writes for each stage how much the stages behind it, and the slack, can still give to a pair
+    /// of which this code is one side: with `sum` over the stages so far,
+    ///
+    /// ```text
+    /// c_q·c_t = sum + rest_q·rest_t ≤ sum + ⌈|rest_q|²/2⌉ + ⌈|rest_t|²/2⌉
+    /// reach = ⌈|rest|²/2⌉ + slack
+    /// ```
+    ///
+    /// by the inequality of the means, so that `sum + reach_q + reach_t < at_least` says that the
+    /// whole product will not reach it either ([`is_candidate`]). The last stage has no rest: there
+    /// the reach is the slack, and the question is the last one. Panics if `code` has not
+    /// [`Coder::width`] bytes or `reaches` not [`Coder::stages`] elements.
+    pub fn reaches(&self, code: &[i8], slack: i32, reaches: &mut [i32]) {
+        assert_eq!(code.len(), self.width, "one code");
+        assert_eq!(reaches.len(), self.stages(), "a reach for each stage");
+        let mut rest = 0;
+        let stages = code.chunks(self.stage_width()).zip(reaches).rev();
+        for (stage, reach) in stages {
+            // At most 2^26 + 2^28.
+            *reach = slack + (rest + 1) / 2;
+            rest += stage.iter().map(|&c| i32::from(c) * i32::from(c)).sum::<i32>();
+        }
     }
 
     /// What a sum of products of codes must reach, and what it must not pass, for a score within

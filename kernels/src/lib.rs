@@ -9,7 +9,8 @@
 //! 5. [`vector`]: vectors of 16-bit integers, their score, the band; where exactness comes from.
 //! 6. [`similarity`]: the same score for many vectors and many rows at once, above a threshold.
 //! 7. [`codes`]: vectors in 8 bits with a certificate, which say what cannot reach a threshold.
-//! 8. [`cuda`]: the same on an NVIDIA device, if there is one. The one part that does I/O.
+//! 8. [`search`]: both together: the codes choose pairs, the score decides.
+//! 9. [`cuda`]: the same on an NVIDIA device, if there is one. The one part that does I/O.
 #![deny(missing_docs)]
 
 pub mod codes;
@@ -19,5 +20,6 @@ pub mod encoders;
 pub mod measure;
 pub mod phash;
 pub mod resize;
+pub mod search;
 pub mod similarity;
 pub mod vector;

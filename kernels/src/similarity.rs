@@ -90,7 +90,7 @@ impl Rows {
         self.lanes.capacity() * size_of::<Lane>()
     }
 
-    fn padded(&self, i: usize) -> &[i16] {
+    pub(crate) fn padded(&self, i: usize) -> &[i16] {
         assert!(i < self.len, "row {i} of {}", self.len);
         let lanes = &self.lanes[i * self.lanes_per_row..][..self.lanes_per_row];
         // SAFETY: `Lane` is exactly `LANE` components without padding (its size is its alignment).
@@ -111,8 +111,36 @@ impl Rows {
 
 const _: () = assert!(size_of::<Lane>() == LANE * size_of::<i16>());
 
-/// The form of [`scan`] and of each of its paths.
-pub type ScanFn = fn(&[&[i16]], &Rows, Range<usize>, i32, &mut dyn FnMut(usize, usize, i32));
+/// Queries laid out for a scan: padded like rows, and to whole tiles with zeros.
+pub struct Packed {
+    queries: Rows,
+    live: usize,
+}
+
+impl Packed {
+    /// Packs these queries. Panics if one has not `dim` components.
+    pub fn new(dim: usize, queries: &[&[i16]]) -> Packed {
+        let mut packed = Rows::new(dim);
+        let lanes = queries.len().next_multiple_of(QUERY_TILE) * packed.lanes_per_row;
+        packed.lanes.reserve_exact(lanes);
+        for query in queries {
+            packed.push(query);
+        }
+        let zero = vec![0; dim];
+        while !packed.len().is_multiple_of(QUERY_TILE) {
+            packed.push(&zero);
+        }
+        Packed { queries: packed, live: queries.len() }
+    }
+
+    /// Query `q` with its padding, as long as a row with its.
+    pub(crate) fn query(&self, q: usize) -> &[i16] {
+        self.queries.padded(q)
+    }
+}
+
+/// The form of each path of [`scan`].
+pub type ScanFn = fn(&Packed, &Rows, Range<usize>, i32, &mut dyn FnMut(usize, usize, i32));
 
 /// Calls `hit(query, row, score)` once for every query and every row of `range` whose score is at
 /// least `lo`.
@@ -128,7 +156,7 @@ pub fn scan(
     hit: &mut dyn FnMut(usize, usize, i32),
 ) {
     let (_, fastest) = paths()[0];
-    fastest(queries, rows, range, lo, hit);
+    fastest(&Packed::new(rows.dim, queries), rows, range, lo, hit);
 }
 
 /// Every path this processor can take, by name, fastest first; the last is `portable`. All do what
@@ -170,7 +198,7 @@ pub fn scan_naive(
 }
 
 fn scan_portable(
-    queries: &[&[i16]],
+    queries: &Packed,
     rows: &Rows,
     range: Range<usize>,
     lo: i32,
@@ -196,26 +224,18 @@ fn scan_portable(
 /// What a path does with one tile of queries and one block of rows.
 type TileFn<'a> = &'a mut dyn FnMut(&Rows, usize, usize, Range<usize>);
 
-/// Packs the queries, padded to whole tiles with zeros, checks every bound that the paths rely on,
-/// and calls `tile(packed, first query, queries that are real, rows)` in cache order.
-fn in_blocks(queries: &[&[i16]], rows: &Rows, range: Range<usize>, tile: TileFn<'_>) {
+/// Checks every bound that the paths rely on, and calls
+/// `tile(packed, first query, queries that are real, rows)` in cache order.
+fn in_blocks(queries: &Packed, rows: &Rows, range: Range<usize>, tile: TileFn<'_>) {
     assert!(range.end <= rows.len(), "rows {range:?} of {}", rows.len());
-    let mut packed = Rows::new(rows.dim);
-    packed.lanes.reserve_exact(queries.len().next_multiple_of(QUERY_TILE) * rows.lanes_per_row);
-    for query in queries {
-        packed.push(query);
-    }
-    let zero = vec![0; rows.dim];
-    while !packed.len().is_multiple_of(QUERY_TILE) {
-        packed.push(&zero);
-    }
+    assert_eq!(queries.queries.dim, rows.dim, "queries have the rows' dimension");
     let row_bytes = rows.stride().max(1) * size_of::<i16>();
     let rows_per_block = (BLOCK_BYTES / row_bytes).max(QUERY_TILE);
     let mut start = range.start;
     while start < range.end {
         let end = range.end.min(start + rows_per_block);
-        for first in (0..queries.len()).step_by(QUERY_TILE) {
-            tile(&packed, first, QUERY_TILE.min(queries.len() - first), start..end);
+        for first in (0..queries.live).step_by(QUERY_TILE) {
+            tile(&queries.queries, first, QUERY_TILE.min(queries.live - first), start..end);
         }
         start = end;
     }

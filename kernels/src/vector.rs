@@ -50,6 +50,14 @@ fn quantize_doubles(x: impl Iterator<Item = f64> + Clone) -> Option<Box<[i16]>> 
 pub fn dot(a: &[i16], b: &[i16]) -> i32 {
     assert_eq!(a.len(), b.len(), "vectors of different dimensions have no score");
     #[cfg(target_arch = "x86_64")]
+    if is_x86_feature_detected!("avx512f")
+        && is_x86_feature_detected!("avx512bw")
+        && is_x86_feature_detected!("avx512vnni")
+    {
+        // SAFETY: the processor has the features and the lengths are equal.
+        return unsafe { dot_avx512vnni(a, b) };
+    }
+    #[cfg(target_arch = "x86_64")]
     if is_x86_feature_detected!("avx2") {
         // SAFETY: the processor has AVX2 and the lengths are equal.
         return unsafe { dot_avx2(a, b) };
@@ -61,6 +69,40 @@ pub fn dot(a: &[i16], b: &[i16]) -> i32 {
 pub fn dot_naive(a: &[i16], b: &[i16]) -> i32 {
     assert_eq!(a.len(), b.len(), "vectors of different dimensions have no score");
     a.iter().zip(b).fold(0, |sum: i32, (&a, &b)| sum.wrapping_add(i32::from(a) * i32::from(b)))
+}
+
+/// # Safety
+/// The processor has the features, and `a` and `b` are of equal length.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+unsafe fn dot_avx512vnni(a: &[i16], b: &[i16]) -> i32 {
+    use std::arch::x86_64::*;
+    let mut sums = [_mm512_setzero_si512(); 4];
+    let mut i = 0;
+    let step = |i: usize, mask: u32, sum: &mut __m512i| {
+        // SAFETY: callers pass a mask of lanes within both slices; the others are not read.
+        let (x, y) = unsafe {
+            (
+                _mm512_maskz_loadu_epi16(mask, a.as_ptr().add(i)),
+                _mm512_maskz_loadu_epi16(mask, b.as_ptr().add(i)),
+            )
+        };
+        *sum = _mm512_dpwssd_epi32(*sum, x, y);
+    };
+    while i + 128 <= a.len() {
+        for (lane, sum) in sums.iter_mut().enumerate() {
+            step(i + 32 * lane, u32::MAX, sum);
+        }
+        i += 128;
+    }
+    while i < a.len() {
+        let rest = a.len() - i;
+        step(i, if rest >= 32 { u32::MAX } else { (1 << rest) - 1 }, &mut sums[i / 32 % 4]);
+        i += 32;
+    }
+    let [x, y, z, w] = sums;
+    let sum = _mm512_add_epi32(_mm512_add_epi32(x, y), _mm512_add_epi32(z, w));
+    _mm512_reduce_add_epi32(sum)
 }
 
 /// # Safety

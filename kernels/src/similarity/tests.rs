@@ -32,23 +32,31 @@ fn matrix(dim: usize, vectors: &[Box<[i16]>]) -> Rows {
     rows
 }
 
-fn hits(
-    path: ScanFn,
+type Hits = Vec<(usize, usize, i32)>;
+
+fn hits(path: ScanFn, queries: &[Box<[i16]>], rows: &Rows, range: Range<usize>, lo: i32) -> Hits {
+    sorted(queries, |queries, hit| path(&Packed::new(rows.dim(), queries), rows, range, lo, hit))
+}
+
+fn naive_hits(queries: &[Box<[i16]>], rows: &Rows, range: Range<usize>, lo: i32) -> Hits {
+    sorted(queries, |queries, hit| scan_naive(queries, rows, range, lo, hit))
+}
+
+fn sorted(
     queries: &[Box<[i16]>],
-    rows: &Rows,
-    range: Range<usize>,
-    lo: i32,
-) -> Vec<(usize, usize, i32)> {
+    path: impl FnOnce(&[&[i16]], &mut dyn FnMut(usize, usize, i32)),
+) -> Hits {
     let queries: Vec<&[i16]> = queries.iter().map(|q| &**q).collect();
     let mut hits = Vec::new();
-    path(&queries, rows, range, lo, &mut |q, r, s| hits.push((q, r, s)));
+    path(&queries, &mut |q, r, s| hits.push((q, r, s)));
     hits.sort_unstable();
     hits
 }
 
 fn assert_all_equal(queries: &[Box<[i16]>], rows: &Rows, range: Range<usize>, lo: i32) {
-    let expected = hits(scan_naive, queries, rows, range.clone(), lo);
-    assert_eq!(hits(scan, queries, rows, range.clone(), lo), expected, "scan");
+    let expected = naive_hits(queries, rows, range.clone(), lo);
+    let found = sorted(queries, |queries, hit| scan(queries, rows, range.clone(), lo, hit));
+    assert_eq!(found, expected, "scan");
     for (name, path) in paths() {
         let found = hits(path, queries, rows, range.clone(), lo);
         assert_eq!(found, expected, "{name}, dim {}, rows {range:?}, lo {lo}", rows.dim());
@@ -91,7 +99,7 @@ fn more_than_one_block() {
 fn equal_to_the_threshold_is_a_hit_and_one_below_is_not() {
     let vectors = unit_vectors(12, 64, 5);
     let rows = matrix(64, &vectors);
-    for (q, r, score) in hits(scan_naive, &vectors, &rows, 0..12, i32::MIN) {
+    for (q, r, score) in naive_hits(&vectors, &rows, 0..12, i32::MIN) {
         for (name, path) in paths() {
             assert!(hits(path, &vectors, &rows, 0..12, score).contains(&(q, r, score)), "{name}");
             assert!(

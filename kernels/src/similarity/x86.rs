@@ -4,7 +4,7 @@
 use std::arch::x86_64::*;
 use std::ops::Range;
 
-use super::{QUERY_TILE, Rows, in_blocks};
+use super::{Packed, QUERY_TILE, Rows, in_blocks};
 
 /// Rows in a register tile.
 const ROW_TILE: usize = 4;
@@ -19,7 +19,7 @@ fn tile_rows(rows: &Rows, r: usize, end: usize) -> [*const i16; ROW_TILE] {
 macro_rules! scan_avx512 {
     ($name:ident, $tiles:ident, $features:literal, $multiply_add:expr) => {
         pub(super) fn $name(
-            queries: &[&[i16]],
+            queries: &Packed,
             rows: &Rows,
             range: Range<usize>,
             lo: i32,
@@ -114,7 +114,7 @@ fn sum_each_of_16(sums: &[[__m512i; ROW_TILE]; QUERY_TILE]) -> __m512i {
 }
 
 pub(super) fn scan_avx2(
-    queries: &[&[i16]],
+    queries: &Packed,
     rows: &Rows,
     range: Range<usize>,
     lo: i32,
