@@ -45,6 +45,7 @@ use crate::flow::{RowId, VersionChange};
 mod book;
 mod checkpoint;
 mod kept;
+mod matrix;
 mod shard;
 
 pub use book::VectorBook;

@@ -81,6 +81,15 @@ impl Kept {
         Inserted::At(at)
     }
 
+    /// The least score that can still change this list, of a band that begins at `lo`.
+    ///
+    /// While the list is complete, everything in the band can: what finds no room says that it no
+    /// longer is. Then it takes what ranks before the last entry, hence at least its score (ids
+    /// decide ties); `None` if there is no entry, for nothing is known of what would come first.
+    pub fn floor(&self, lo: i32) -> Option<i32> {
+        if self.complete { Some(lo) } else { self.entries.last().map(|last| last.score) }
+    }
+
     /// Versions cease to be live; gives the index of the first entry that goes.
     pub fn remove(&mut self, gone: &HashSet<RowId>) -> Option<usize> {
         let first = self.entries.iter().position(|e| gone.contains(&e.row))?;

@@ -5,7 +5,10 @@ use std::{
     sync::{Arc, atomic::Ordering::Relaxed},
 };
 
-use kernels::similarity::{Rows, scan};
+use kernels::{
+    search::{Floors, NEVER, Queries, Sides, search},
+    vector::Band,
+};
 use schemas::{
     Epoch,
     checkpoint::{self, Header, Image, List, Part},
@@ -16,11 +19,13 @@ use serde::{Deserialize, Serialize};
 use super::{
     Counters, Lists, Mining, Neighbor, State, VectorBook,
     kept::{Candidate, Inserted, Kept},
+    matrix::Matrix,
 };
 use crate::flow::{RowId, Version, VersionChange};
 
-/// Queries of one call of [`scan`].
-const BATCH: usize = 64;
+/// Queries of one call of [`search`], a multiple of its largest tile. A row's codes are read once
+/// for so many; more gain little and keep the worker from other things for longer.
+const BATCH: usize = 252;
 
 /// What one shard found for a list of another: a prefix of its own share.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -86,44 +91,6 @@ struct Local {
     /// Entered in the open epoch: its lists are gathered, not updated.
     fresh: bool,
     changed: bool,
-}
-
-/// Rows `0..live` are the vectors of live images, without holes: the last one moves into the gap
-/// that a removal leaves, so a scan never multiplies what is not there.
-struct Matrix {
-    rows: Rows,
-    /// Place of each row's image.
-    places: Vec<u32>,
-    live: usize,
-}
-
-impl Matrix {
-    fn push(&mut self, vector: &[i16], place: u32) -> usize {
-        let at = self.live;
-        if at == self.rows.len() {
-            self.rows.push(vector);
-            self.places.push(place);
-        } else {
-            self.rows.set(at, vector);
-            self.places[at] = place;
-        }
-        self.live += 1;
-        at
-    }
-
-    /// Gives the place of the image whose row moved to `at`, if one did.
-    fn remove(&mut self, at: usize) -> Option<u32> {
-        self.live -= 1;
-        let last = self.live;
-        if at != last {
-            let moved = self.rows.row(last).to_vec();
-            self.rows.set(at, &moved);
-            self.places[at] = self.places[last];
-        }
-        // What has left must not stay readable in memory that is only spare.
-        self.rows.clear(last);
-        (at != last).then(|| self.places[at])
-    }
 }
 
 impl Shard {
@@ -293,11 +260,7 @@ impl Shard {
             let Some(vector) = vector.as_ref().filter(|_| !self.mining.bands[c].is_empty()) else {
                 continue;
             };
-            let matrix = self.matrices[c].get_or_insert_with(|| Matrix {
-                rows: Rows::new(vector.len()),
-                places: Vec::new(),
-                live: 0,
-            });
+            let matrix = self.matrices[c].get_or_insert_with(|| Matrix::new(vector.len()));
             at[c] = Some(matrix.push(vector, place));
             if fresh {
                 let bands = 0..self.mining.bands[c].len();
@@ -317,7 +280,21 @@ impl Shard {
         self.book.add(epoch, &version);
         let local = Local { version, digest, at, lists, fresh, changed: true };
         self.locals[place as usize] = Some(local);
+        if !fresh {
+            (0..3).for_each(|c| self.refloor(place, c));
+        }
         place
+    }
+
+    /// Says in the matrix from which score on a list of the image can change. To be called whenever
+    /// that may have become lower; a floor that is too low only costs time.
+    fn refloor(&mut self, place: u32, channel: usize) {
+        let local = self.locals[place as usize].as_ref().expect("a live image");
+        let (Some(matrix), Some(at)) = (&mut self.matrices[channel], local.at[channel]) else {
+            return;
+        };
+        let lists = local.lists[channel].iter().map(Some);
+        matrix.rows.set_floor(at, floor(lists, &self.mining.bands[channel]));
     }
 
     /// No epoch before `next` changes lists any more: those that a checkpoint is wanted of have
@@ -423,31 +400,42 @@ impl Shard {
             let of_band = |b| wanted.contains(&b).then(Kept::empty);
             found.push((0..bands.len()).map(of_band).collect::<Vec<Option<Kept>>>());
         }
-        let wanted = queries.iter().flat_map(|(_, wanted)| *wanted);
-        let lo = wanted.map(|&b| bands[b].lo).min();
-        let (Some(matrix), Some(lo)) = (&self.matrices[channel], lo) else { return Vec::new() };
+        let wanted = || queries.iter().flat_map(|(_, wanted)| wanted.iter().map(|&b| bands[b]));
+        let edges = (wanted().map(|band| band.lo).min(), wanted().map(|band| band.hi).max());
+        let (Some(matrix), (Some(lo), Some(hi))) = (&mut self.matrices[channel], edges) else {
+            return Vec::new();
+        };
         let (locals, changed) = (&mut self.locals, &mut self.changed);
-        scan(&vectors, &matrix.rows, 0..matrix.live, lo, &mut |q, r, score| {
-            let Some(band) = bands.iter().position(|band| band.contains(score)) else { return };
-            let place = matrix.places[r];
+        let Matrix { rows, places, live } = matrix;
+        let floors = found.iter().map(|lists| floor(lists.iter().map(Option::as_ref), bands));
+        let mut prepared = Queries::new(rows, &vectors, floors.collect());
+        let sides = if enter { Sides::Both } else { Sides::Queries };
+        search(&mut prepared, rows, 0..*live, lo..=hi - 1, sides, &mut |q, r, score| {
+            let place = places[r];
             let local = locals[place as usize].as_mut().expect("a live row has an image");
             let query = who[q];
-            if local.version.row == query.row {
-                return;
-            }
-            if let Some(kept) = &mut found[q][band] {
-                kept.insert(score, &local.version.image_id, local.version.row, capacity);
-            }
-            if enter && !local.fresh {
-                let list = &mut local.lists[channel][band];
-                let inserted = list.insert(score, &query.image_id, query.row, capacity);
-                if matches!(inserted, Inserted::At(i) if i < neighbors) && !local.changed {
-                    local.changed = true;
-                    changed.push(place);
+            let band = bands.iter().position(|band| band.contains(score));
+            if let Some(band) = band.filter(|_| local.version.row != query.row) {
+                if let Some(kept) = &mut found[q][band] {
+                    kept.insert(score, &local.version.image_id, local.version.row, capacity);
+                }
+                if enter && !local.fresh {
+                    let list = &mut local.lists[channel][band];
+                    let inserted = list.insert(score, &query.image_id, query.row, capacity);
+                    if matches!(inserted, Inserted::At(i) if i < neighbors) && !local.changed {
+                        local.changed = true;
+                        changed.push(place);
+                    }
                 }
             }
+            let of_row = || floor(local.lists[channel].iter().map(Some), bands);
+            Floors {
+                query: floor(found[q].iter().map(Option::as_ref), bands),
+                // The lists of a new image are gathered, not updated.
+                row: if enter && !local.fresh { of_row() } else { NEVER },
+            }
         });
-        let dots = (vectors.len() * matrix.live) as u64;
+        let dots = (vectors.len() * *live) as u64;
         let counter =
             if enter { &self.counters.dot_products } else { &self.counters.rescan_dot_products };
         counter.fetch_add(dots, Relaxed);
@@ -473,6 +461,7 @@ impl Shard {
             let parts = parts.remove(&(local.version.row, channel, band)).unwrap_or_default();
             let capacity = self.mining.neighbors[channel] + self.mining.slack;
             local.lists[channel][band] = Kept::merged(parts, capacity);
+            self.refloor(place, channel);
         }
     }
 
@@ -521,6 +510,12 @@ impl Shard {
         }
         lists
     }
+}
+
+/// The least score that can still change one of these lists, which are of the bands beside them.
+fn floor<'a>(lists: impl Iterator<Item = Option<&'a Kept>>, bands: &[Band]) -> i32 {
+    let floors = lists.zip(bands).filter_map(|(kept, band)| kept?.floor(band.lo));
+    floors.min().unwrap_or(NEVER)
 }
 
 fn digest(version: &Version) -> [u8; 16] {

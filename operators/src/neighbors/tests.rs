@@ -23,9 +23,12 @@ fn epoch(shard: &mut Shard, epoch: Epoch, changes: Vec<VersionChange>) -> Vec<Li
     shard.close()
 }
 
+/// Of a dimension that is searched by codes.
+const DIM: usize = 128;
+
 fn near_identical(n: usize) -> Arc<Version> {
-    let mut x = [10_000f32; 16];
-    x[n % 16] += (n / 16 + 1) as f32;
+    let mut x = [10_000f32; DIM];
+    x[n % DIM] += (n / DIM + 1) as f32;
     let vectors = [quantize(&x).map(Arc::from), None, None];
     Arc::new(Version { image_id: format!("{n}").into(), row: n as RowId, vectors })
 }
@@ -69,9 +72,13 @@ fn a_corpus_that_turns_over_does_not_grow() {
             let local = shard.locals[place as usize].as_ref().unwrap();
             assert_eq!(local.at[0], Some(at));
             assert_eq!(Some(matrix.rows.row(at)), local.version.vectors[0].as_deref());
+            // A floor above what the lists take would lose neighbours; one far below costs time.
+            let takes = floor(local.lists[0].iter().map(Some), &shard.mining.bands[0]);
+            assert!(matrix.rows.floor(at) <= takes, "{} > {takes}", matrix.rows.floor(at));
+            assert!(matrix.rows.floor(at) >= shard.mining.bands[0][0].lo);
         }
         for at in 50..matrix.rows.len() {
-            assert!(matrix.rows.row(at).iter().all(|&x| x == 0), "what left is not readable");
+            assert!(matrix.rows.is_clear(at), "what left is not readable");
         }
     }
     assert!(shard.locals.len() <= 100 && shard.matrices[0].as_ref().unwrap().rows.len() <= 100);
