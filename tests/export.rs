@@ -70,11 +70,12 @@ impl Two {
 
     /// Images of an epoch that have been taken down since.
     fn gone(&self, dataset: &Dataset) -> BTreeSet<String> {
-        let ids = |dataset: &Dataset| -> BTreeSet<String> {
+        let lives = |dataset: &Dataset| -> BTreeSet<(String, Option<String>)> {
             let rows = dataset.rows::<ImageRow>().expect("rows").into_iter();
-            rows.map(|row| row.image_id).collect()
+            rows.map(|row| (row.image_id, row.since)).collect()
         };
-        &ids(dataset) - &ids(&self.dataset(&At::Latest))
+        let gone = &lives(dataset) - &lives(&self.dataset(&At::Latest));
+        gone.into_iter().map(|(image_id, _)| image_id).collect()
     }
 
     /// The triplets of an epoch that name no image that has been taken down since.
@@ -543,15 +544,15 @@ fn an_older_epoch_goes_out_without_what_was_taken_down_since() {
         .says(&format!("the {left_out} triplets that name them are left out"));
     let said = two.place.everpair("tables", &[&hf[..], &["latest"]].concat()).ended(0);
     assert!(!said.err.contains("no longer live"), "{}", said.err);
-    let words = format!("{} images of epoch {} are no longer live", gone.len(), two.first);
+    let words = format!("{} images of epoch {} are no longer to be used", gone.len(), two.first);
     for (engine, begins) in [("--duckdb", "-- "), ("--spark", "/* ")] {
         let views = ["views", engine, "--at", "pin"];
         let said = two.place.everpair("tables", &views).ended(0).says(&words);
         let comment =
-            said.out.lines().find(|line| line.starts_with(begins) && line.contains("live"));
+            said.out.lines().find(|line| line.starts_with(begins) && line.contains("no longer"));
         assert!(comment.is_some_and(|line| line.contains(&words)), "{}", said.out);
         let said = two.place.everpair("tables", &["views", engine]).ended(0);
-        assert!(!said.out.contains("no longer live") && said.err.is_empty(), "{}", said.err);
+        assert!(!said.out.contains("no longer to be") && said.err.is_empty(), "{}", said.err);
     }
 
     // An increment up to such an epoch could not say what of the older files has gone.

@@ -313,6 +313,9 @@ impl Model {
         if let (true, Some(page)) = (renew, self.pages.last_mut()) {
             let renewed = publisher.renew_latest()?;
             page.latest = renewed.unwrap_or(page.latest.clone());
+            // The memo's newest version has what an epoch left that never became real.
+            page.tables
+                .extend(self.tables.get_key_value("contents").map(|(k, v)| (k.clone(), v.clone())));
             let versions = |table: &Table| (table.name().to_owned(), table.version());
             let newest = publisher.tables().iter().map(versions).collect();
             assert_eq!(page.latest.tables, newest);

@@ -191,8 +191,8 @@ pub struct ImageRow {
     pub epoch: i64,
     /// `TOPIC/PARTITION/OFFSET` of the message with which the id became live: messages that only
     /// replace the image keep it, one behind a tombstone, a block or a reject begins anew. An image
-    /// of an older epoch whose id has another one by now was taken down in between. None in rows
-    /// from before there was this column.
+    /// of an older epoch whose id has another one by now was taken down in between. A replay does
+    /// not undo that a message was turned away. None in rows from before there was this column.
     pub since: Option<String>,
 }
 

@@ -14,7 +14,7 @@ use everpair::{
 use operators::{filter, flow::Answer};
 use schemas::{
     ContentId,
-    tables::{AnnotationRow, ContentRow, RejectRow, Row, Table, to_batch},
+    tables::{AnnotationRow, ContentRow, ImageRow, RejectRow, Row, Table, to_batch},
 };
 
 pub use super::history::history;
@@ -50,9 +50,20 @@ fn equal(what: &str, one: &[String], other: &[String]) {
 /// I2: `images`, `pairs`, `rejects`, `triplets`, the column `epoch` aside. What was answered for
 /// pairs that held in between differs, so triplets are compared under `keep = "mined"` only.
 pub fn same_tables(place: &Place, one: &str, other: &str, triplets: bool) {
+    same_tables_but(place, (one, other), triplets, |_| ());
+}
+
+/// The same after `aside` has made those columns of `images` equal that may differ.
+pub fn same_tables_but(
+    place: &Place,
+    (one, other): (&str, &str),
+    triplets: bool,
+    aside: fn(&mut ImageRow),
+) {
     let (mut a, mut b) = (place.tables(one), place.tables(other));
     for tables in [&mut a, &mut b] {
         tables.images.iter_mut().for_each(|row| row.epoch = 0);
+        tables.images.iter_mut().for_each(aside);
         tables.pairs.iter_mut().for_each(|row| row.epoch = 0);
         tables.triplets.iter_mut().for_each(|row| row.epoch = 0);
     }

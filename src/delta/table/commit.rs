@@ -138,21 +138,32 @@ impl Table {
                     row += 1;
                 }
             }
-            let path = format!("part-{epoch}-g{writer}-{}.parquet", Uuid::new_v4());
-            let written = file::write(&self.spec.schema, batches)?;
-            let add = Add {
-                path: path.clone(),
-                size: i64_of(written.content.len() as u64),
-                modification_time: now_ms(),
-                data_change: true,
-                stats: Some(written.stats),
-                ..Add::default()
-            };
-            self.store.replace(&format!("{}/{path}", self.spec.name), written.content)?;
+            let add = self.write_file((epoch, writer), batches)?;
+            change.added.push(add.path.clone());
             change.actions.push(add.into());
-            change.added.push(path);
         }
         Ok(change)
+    }
+
+    /// Writes batches as one new file, under a name that nobody else will ever take, and gives the
+    /// action that adds it.
+    pub(super) fn write_file(
+        &self,
+        (epoch, writer): (u64, u64),
+        batches: &[RecordBatch],
+    ) -> Result<Add> {
+        let path = format!("part-{epoch}-g{writer}-{}.parquet", Uuid::new_v4());
+        let written = file::write(&self.spec.schema, batches)?;
+        let add = Add {
+            path,
+            size: i64_of(written.content.len() as u64),
+            modification_time: now_ms(),
+            data_change: true,
+            stats: Some(written.stats),
+            ..Add::default()
+        };
+        self.store.replace(&format!("{}/{}", self.spec.name, add.path), written.content)?;
+        Ok(add)
     }
 
     /// Marks rows dead: their files go out and come back with a larger deletion vector, or stay out

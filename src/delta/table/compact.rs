@@ -12,11 +12,10 @@ use arrow_schema::DataType;
 use arrow_select::interleave::interleave_record_batch;
 use schemas::limits;
 use serde_json::json;
-use uuid::Uuid;
 
 use super::super::action::{Action, Add, Commit as Entry};
 use super::super::store::ObjectReader;
-use super::super::{Error, GENERATION, Result, file, now_ms};
+use super::super::{Error, GENERATION, Result, now_ms};
 use super::commit::info;
 use super::{Key, Table, i64_of, keys, newest, txn};
 
@@ -129,19 +128,12 @@ impl Table {
             actions.push(remove.into());
         }
         let epoch = self.epoch().unwrap_or(0);
-        let path = format!("part-{epoch}-g{writer}-{}.parquet", Uuid::new_v4());
+        let mut added = None;
         if !rows.is_empty() {
-            let written = file::write(&self.spec.schema, &batches)?;
-            done.written_bytes = written.content.len() as u64;
-            let add = Add {
-                path: path.clone(),
-                size: i64_of(done.written_bytes),
-                modification_time: now_ms(),
-                data_change: false,
-                stats: Some(written.stats),
-                ..Add::default()
-            };
-            self.store.replace(&format!("{}/{path}", self.spec.name), written.content)?;
+            let mut add = self.write_file((epoch, writer), &batches)?;
+            add.data_change = false;
+            done.written_bytes = u64::try_from(add.size).unwrap_or(0);
+            added = Some(add.path.clone());
             actions.push(add.into());
         }
         actions.push(txn(GENERATION, i64_of(writer)));
@@ -151,7 +143,7 @@ impl Table {
             self.dead.remove(path);
             self.free_number(path);
         }
-        if !placed.is_empty() {
+        if let Some(path) = added.filter(|_| !placed.is_empty()) {
             let file = self.take_number(path);
             let rows = (0..).zip(placed).map(|(row, key)| (key, (file, row)));
             self.index.extend(rows);

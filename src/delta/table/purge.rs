@@ -18,7 +18,6 @@ use arrow_select::filter::filter_record_batch;
 use roaring::RoaringTreemap;
 use schemas::limits;
 use serde_json::{Map, Value, json};
-use uuid::Uuid;
 
 use super::super::action::{Action, Add, Commit as Entry};
 use super::super::log::{Snapshot, commit_name, read_commit};
@@ -375,20 +374,8 @@ impl Table {
                 batches.push(rule.edit(kept)?);
             }
         }
-        let epoch = self.epoch().unwrap_or(0);
-        let writer = self.generation().unwrap_or(0);
-        let path = format!("part-{epoch}-g{writer}-{}.parquet", Uuid::new_v4());
-        let written = file::write(&self.spec.schema, &batches)?;
-        let add = Add {
-            path: path.clone(),
-            size: i64_of(written.content.len() as u64),
-            modification_time: now_ms(),
-            data_change: true,
-            stats: Some(written.stats),
-            ..Add::default()
-        };
-        self.store.replace(&format!("{}/{path}", self.spec.name), written.content)?;
-        Ok(Some(add))
+        let of = (self.epoch().unwrap_or(0), self.generation().unwrap_or(0));
+        self.write_file(of, &batches).map(Some)
     }
 
     /// Gives pinned versions checkpoints that name the new files, and takes the commits and
