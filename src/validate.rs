@@ -287,13 +287,19 @@ const IMAGE_BYTES: u64 = 1_000;
 /// An entry of a list.
 const ENTRY_BYTES: u64 = 16;
 
-/// What the live images take in memory: each channel's vector in 16-bit components, padded to a
-/// cache line, and its lists. An estimate.
+/// What a component of a vector takes: 16 bits as it came, and 16 and 8 where it is searched.
+const COMPONENT_BYTES: u64 = 5;
+/// What a searched row takes besides: its floor, and what the rest of its code can still give.
+const ROW_BYTES: u64 = 40;
+
+/// What the live images take in memory: each channel's vector, padded to a cache line, and its
+/// lists. An estimate.
 fn memory(config: &Config, dataset: Option<&Dataset>) -> Option<Check> {
     let encoders = settings::settings(config).ok()?.encoders;
     let mining = settings::mining(config).ok()?;
     let of = |channel: Channel| {
-        let vector = 2 * encoders.dim(channel).unwrap_or(0).next_multiple_of(32) as u64;
+        let dim = encoders.dim(channel).unwrap_or(0).next_multiple_of(64) as u64;
+        let vector = COMPONENT_BYTES * dim + ROW_BYTES;
         let at = channel.index();
         let entries = (mining.neighbors[at] + mining.slack) * mining.bands[at].len();
         vector + entries as u64 * ENTRY_BYTES
