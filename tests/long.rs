@@ -87,6 +87,7 @@ fn what_a_service_holds_does_not_grow_in_an_hour() {
         look_every: std::time::Duration::from_secs(60),
         retention: 120,
         epochs_kept: 50,
+        waves: 1.1,
     });
 }
 
