@@ -18,36 +18,33 @@ use differential_dataflow::AsCollection;
 use operators::{
     benchmarks::Benchmarks,
     decode::DecodeOptions,
-    embed::Encoders,
-    flow::{Answer, ModelId},
+    embed::{Encoders, KnownVector},
+    epochs::split,
+    flow::{Answer, Answered, ModelId},
     neighbors::{Counters, Mining, State, VectorBook},
     offload::Pool,
     publish::{Change, added, recorded},
     register::Restored,
     triplets::{self, TripletOptions},
 };
-use schemas::{
-    Epoch, config,
-    message::Record,
-    tables::{AnnotationRow, BlockedRow, EmbeddingRow},
-};
+use schemas::{Epoch, config, message::Record, tables::BlockedRow};
 use timely::dataflow::{
     StreamVec,
-    operators::{Concatenate, vec::Map},
+    operators::{Concat, Concatenate, vec::Map},
 };
 
 /// What enters: one stream per kind, all under the same epochs.
 pub struct Inputs<'s> {
     /// Messages as the source has them.
     pub records: StreamVec<'s, Epoch, Record>,
-    /// Outcomes of requests; `true` for those that enter now, `false` for those from the memo.
-    pub answers: StreamVec<'s, Epoch, (AnnotationRow, bool)>,
+    /// Outcomes of requests.
+    pub answers: StreamVec<'s, Epoch, Answered>,
     /// What to block from now on.
     pub blocks: StreamVec<'s, Epoch, BlockedRow>,
     /// Live images and known contents, at start.
     pub restored: StreamVec<'s, Epoch, Restored>,
     /// Vectors from the memo, at start.
-    pub vectors: StreamVec<'s, Epoch, EmbeddingRow>,
+    pub vectors: StreamVec<'s, Epoch, KnownVector>,
     /// Next offsets, and a mark that the epoch exists.
     pub offsets: StreamVec<'s, Epoch, Change>,
 }
@@ -114,8 +111,14 @@ pub fn build<'s>(
     );
 
     let mined = register.mined.as_collection();
-    let memo = answers.clone().map(|(row, new)| (Answer::from(&row), new));
-    let answered = recorded(memo.clone().map(|(answer, _)| answer.request_id)).as_collection();
+    let (stored, new_answers) = split(answers, |answer| match answer {
+        Answered::Known(answer) => Ok((answer, false)),
+        Answered::New(row) => Err(*row),
+    });
+    let new = new_answers.clone().map(|row| (Arc::new(Answer::from(&row)), true));
+    let memo = stored.concat(new);
+    let answered = memo.clone().map(|(answer, _)| answer.request_id.clone());
+    let answered = recorded(answered).as_collection();
     let (accepted, unusable) = operators::filter(memo, &with.filter);
     let chosen = triplets::watched(accepted, mined.clone(), &with.triplets);
     let watched = chosen.clone().map(|(pair, _)| pair);
@@ -131,7 +134,6 @@ pub fn build<'s>(
     let triplets = operators::triplets(chosen, pairs.clone(), &with.triplets);
     let requests = operators::annotate(pairs.clone(), mined, answered, &with.model);
 
-    let new_answers = answers.flat_map(|(row, new)| new.then_some(row));
     let scope = offsets.scope();
     scope.concatenate([
         added(offsets, |change| change),

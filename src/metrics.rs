@@ -7,6 +7,7 @@ mod flow;
 pub mod histogram;
 pub mod names;
 mod pulse;
+pub mod restoring;
 mod scrape;
 pub mod text;
 mod timed;
@@ -37,7 +38,7 @@ pub use self::{
     timed::timed,
     turned::TurnedAway,
 };
-use self::{histogram::Histogram, turned::top_reasons};
+use self::{histogram::Histogram, restoring::Restoring, turned::top_reasons};
 use crate::{
     delta::{EpochCommit, Latest, Publisher, Store},
     service::commit::Counts,
@@ -89,7 +90,7 @@ pub struct Metrics {
     page: Mutex<Page>,
     commit_seconds: Histogram,
     asked: AtomicU64,
-    restored_rows: AtomicU64,
+    restoring: Restoring,
     counters: Arc<Counters>,
     boxes: Mutex<BTreeMap<String, (Duration, u64)>>,
     encoded: Mutex<BTreeMap<String, (Duration, u64)>>,
@@ -185,7 +186,7 @@ impl Metrics {
             page: Mutex::default(),
             commit_seconds: Histogram::default(),
             asked: AtomicU64::new(0),
-            restored_rows: AtomicU64::new(0),
+            restoring: Restoring::default(),
             counters,
             boxes: Mutex::default(),
             encoded: Mutex::default(),
@@ -232,9 +233,29 @@ impl Metrics {
         locked(&self.flow)
     }
 
-    /// So many more rows of the tables were read by this start.
-    pub fn restored(&self, rows: usize) {
-        self.restored_rows.fetch_add(rows as u64, Ordering::Relaxed);
+    /// This start has so many rows of the tables to read, and images among them.
+    pub fn will_restore(&self, rows: u64, images: u64) {
+        self.restoring.expect(rows, images);
+        self.say_restoring();
+    }
+
+    /// So many more rows of the tables, or images, were read by this start.
+    pub fn restored(&self, rows: usize, of_images: bool) {
+        self.restoring.read(rows, of_images);
+    }
+
+    /// How far this start is, in words, while there is something to restore.
+    pub fn restoring(&self) -> Option<String> {
+        let restoring = self.phase() == Phase::Restoring;
+        self.restoring.words(&self.counters).filter(|_| restoring)
+    }
+
+    /// Logs it.
+    pub fn say_restoring(&self) {
+        if let Some(words) = self.restoring() {
+            let rows = self.restored_rows();
+            tracing::info!(rows, "restoring: {words}");
+        }
     }
 
     /// The tables as this start found them, with the rows of `rejects` by stage and reason.
@@ -347,7 +368,7 @@ impl Metrics {
 
     /// Rows read by this start.
     pub fn restored_rows(&self) -> u64 {
-        self.restored_rows.load(Ordering::Relaxed)
+        self.restoring.rows_read()
     }
 
     /// What this process turned away and committed.

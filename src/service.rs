@@ -7,6 +7,7 @@
 //! ```
 
 pub mod commit;
+pub mod fingerprint;
 pub mod ingest;
 pub mod restore;
 pub mod rows;
@@ -22,17 +23,23 @@ use std::{
     thread::JoinHandle,
 };
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use operators::register::Restored;
 use schemas::{
     Epoch,
     config::{self, Config},
+    limits,
     tables::Table,
 };
 use serde_json::{Map, Value};
 use timely::communication::WorkerGuards;
 
-use self::{commit::Committer, ingest::Ingest, worker::Progress};
+use self::{
+    commit::Committer,
+    ingest::Ingest,
+    restore::{Reading, Shown},
+    worker::{Progress, Start},
+};
 use crate::{
     benchmark::keeper::Keeper,
     console::Console,
@@ -40,7 +47,7 @@ use crate::{
     dataset,
     delta::{self, Publisher, Store, TableSpec},
     fetch, gc,
-    metrics::{Metrics, Phase, timed, turned},
+    metrics::{Metrics, Phase, restoring, timed, turned},
     requests::Requests,
     settings::{self, bands_text},
     source::{Offsets, Source, SourceError, witness::Witnesses},
@@ -118,19 +125,13 @@ fn run_once(
     let _console = Console::of(&config.service, &metrics)?;
     let publisher = delta::start(&store, &specs()).context("take over the tables")?;
     metrics.enter(Phase::Restoring);
-    let (begin, mut shown) = restore::restore(&publisher, &config.filter, &metrics, known)?;
+    let (begin, mut shown, (states, schedule)) =
+        restore(config, &settings, &publisher, &metrics, known)?;
     let known = std::mem::take(&mut shown.known);
-    let Opened { source, next, ends, again } = open_source(config, options, &publisher, known)?;
-    let rejected = std::mem::take(&mut shown.rejected);
-    metrics.opened(&publisher, delta::read_latest(&store)?, rejected, next.clone())?;
     settings.encoders = Arc::new(timed(&settings.encoders, &metrics));
-    let benchmarks = keep_benchmarks(&store, &settings, &begin.restored)?;
+    let benchmarks = keep_benchmarks(&store, &settings, &begin)?;
     let progress =
         Arc::new(Progress { committed: AtomicU64::new(begin.epoch), stop: AtomicBool::new(false) });
-    let exchange = ingest::Exchange { committed: next.into(), ..Default::default() };
-    let exchange = Arc::new(exchange);
-    let (states, schedule) =
-        state::Writer::start(store.clone(), &settings.mining, settings.counters.clone())?;
     settings.state = states.state();
     let requests = Requests::new(store.clone());
     let (answers_in, answers) = mpsc::channel();
@@ -138,9 +139,8 @@ fn run_once(
     let (closed_in, closed) = mpsc::channel();
     let next_epoch = next_epoch(&publisher, begin.epoch);
 
-    let workers = settings::workers(config);
     let guards = worker::start(
-        workers,
+        settings::workers(config),
         settings,
         begin,
         feed,
@@ -148,6 +148,19 @@ fn run_once(
         progress.clone(),
         metrics.clone(),
     )?;
+    // While the workers restore, the source is looked for.
+    let opened = open_source(config, options, &publisher, known).and_then(|opened| {
+        let rejected = std::mem::take(&mut shown.rejected);
+        let latest = delta::read_latest(&store)?;
+        metrics.opened(&publisher, latest, rejected, opened.next.clone())?;
+        Ok(opened)
+    });
+    let Opened { source, next, ends, again } = match opened {
+        Ok(opened) => opened,
+        Err(error) => return abandon(&progress, guards, error),
+    };
+    let exchange = ingest::Exchange { committed: next.into(), ..Default::default() };
+    let exchange = Arc::new(exchange);
     let ingest = Ingest {
         source,
         cut: config.epoch.clone(),
@@ -187,17 +200,11 @@ fn run_once(
         requests: requests.clone(),
         metrics: metrics.clone(),
     };
-    let committed = committer.run();
-    progress.stop.store(true, Ordering::Release);
-    let newest = match committed {
+    let newest = match committer.run() {
         Ok(newest) => newest,
-        Err(error) => {
-            // Dropping the guards would wait for the workers to finish what can no longer be
-            // committed.
-            std::mem::forget(guards);
-            return Err(error);
-        }
+        Err(error) => return abandon(&progress, guards, error),
     };
+    progress.stop.store(true, Ordering::Release);
     join(ingest, guards, states)?;
     turned::say(&metrics.turned_away());
     say_stopped(newest);
@@ -215,6 +222,42 @@ fn say_stopped(newest: Option<Epoch>) {
         Some(epoch) => tracing::info!(epoch, "stopped: epoch {epoch} is committed"),
         None => tracing::info!("stopped: no epoch is committed yet"),
     }
+}
+
+/// Ends without waiting for the workers: dropping the guards would wait for them to finish what can no
+/// longer be committed.
+fn abandon<T>(
+    progress: &Progress,
+    guards: WorkerGuards<()>,
+    error: anyhow::Error,
+) -> anyhow::Result<T> {
+    progress.stop.store(true, Ordering::Release);
+    std::mem::forget(guards);
+    Err(error)
+}
+
+/// Reads the tables and the state checkpoint, side by side.
+fn restore(
+    config: &Config,
+    settings: &Settings,
+    publisher: &Publisher,
+    metrics: &Arc<Metrics>,
+    known: Witnesses,
+) -> anyhow::Result<(Start, Shown, (state::Writer, state::Schedule))> {
+    restoring::tell(metrics).context("start the thread that tells how far a start is")?;
+    let workers = settings::workers(config);
+    let remote = if config.tables.is_remote() { limits::RESTORE_THREADS_REMOTE } else { 1 };
+    let (rules, threads) = (&config.filter, workers.max(remote));
+    let reading = Reading { publisher, rules, metrics, workers, threads };
+    let (restored, states) = std::thread::scope(|scope| {
+        let (store, counters) = (publisher.store().clone(), settings.counters.clone());
+        let states = scope.spawn(|| state::Writer::start(store, &settings.mining, counters));
+        (reading.restore(known), states.join())
+    });
+    let (begin, shown) = restored?;
+    let states =
+        states.map_err(|_| anyhow!("the thread that reads state checkpoints panicked"))??;
+    Ok((begin, shown, states))
 }
 
 /// Starts to read the source, on a thread of its own.
@@ -247,14 +290,11 @@ fn next_epoch(publisher: &delta::Publisher, begin: Epoch) -> Epoch {
 }
 
 /// Holds the evaluation sets that are blocked, for the workers and for ingest.
-fn keep_benchmarks(
-    store: &Store,
-    settings: &Settings,
-    restored: &[Restored],
-) -> anyhow::Result<Keeper> {
+fn keep_benchmarks(store: &Store, settings: &Settings, begin: &Start) -> anyhow::Result<Keeper> {
     let (encoders, held) = (settings.encoders.clone(), settings.benchmarks.clone());
     let keeper = Keeper { store: store.clone(), encoders, held };
-    let blocked = restored.iter().filter_map(|row| match row {
+    let restored = begin.shares.iter().flat_map(|share| &share.restored);
+    let blocked = restored.filter_map(|row| match row {
         Restored::Blocked(row) => Some(row),
         _ => None,
     });

@@ -7,6 +7,7 @@ use std::{
 };
 
 use everpair::scenes;
+use schemas::tables::ImageRow;
 use serde_json::Value;
 
 use crate::{
@@ -60,6 +61,25 @@ fn json_lines_tell_each_step_with_its_numbers() {
     }
     of("caught up");
     assert_eq!(of("stopped: ")["epoch"], place.epoch("tables"));
+}
+
+/// A start says how much it has to read, and reads just that; while it lasts it says how far it is.
+#[test]
+fn a_start_tells_what_is_done_of_how_much() {
+    let place = loaded();
+    let (code, said) = everpair(&place, "tables", &RUN, &[]);
+    assert_eq!(code, 0, "{said}");
+    assert!(!said.contains("restoring: "), "there was nothing to read: {said}");
+    let (code, said) = everpair(&place, "tables", &RUN, &[]);
+    assert_eq!(code, 0, "{said}");
+    let images = place.rows::<ImageRow>("tables").len();
+    let told = |begins: &str, ends: &str| {
+        let line = said.lines().find_map(|line| line.split_once(begins)?.1.split_once(ends));
+        line.unwrap_or_else(|| panic!("no {begins:?} … {ends:?} in {said}")).0.replace(',', "")
+    };
+    assert_eq!(told("restoring: 0 of ", " images read"), images.to_string());
+    let (all, read) = (told("images read, 0 of ", " rows"), told("restored: epoch ", " rows in"));
+    assert_eq!(read.split(' ').nth(1), Some(&*all), "{said}");
 }
 
 #[test]

@@ -8,6 +8,8 @@
 //! every processor gives the same score to the bit.
 #![allow(unsafe_code)]
 
+use std::sync::Arc;
+
 /// The score that stands for a cosine of 1: `2^30`.
 pub const UNIT: i32 = 1 << 30;
 
@@ -154,6 +156,17 @@ pub fn from_le_bytes(b: &[u8]) -> Option<Box<[i16]>> {
         return None;
     }
     pairs.iter().map(|&pair| Some(i16::from_le_bytes(pair)).filter(|&x| x != i16::MIN)).collect()
+}
+
+/// The same, shared.
+pub fn arc_from_le_bytes(b: &[u8]) -> Option<Arc<[i16]>> {
+    let (pairs, rest) = b.as_chunks::<2>();
+    if pairs.is_empty() || !rest.is_empty() {
+        return None;
+    }
+    // In one piece, without one that is copied from.
+    let vector: Arc<[i16]> = pairs.iter().map(|&pair| i16::from_le_bytes(pair)).collect();
+    (!vector.contains(&i16::MIN)).then_some(vector)
 }
 
 /// A half-open interval of scores: `lo <= score < hi`.

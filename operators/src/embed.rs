@@ -14,7 +14,10 @@ use std::{
     sync::Arc,
 };
 
-use kernels::encoders::{ImageEncoder, TextEncoder};
+use kernels::{
+    encoders::{ImageEncoder, TextEncoder},
+    vector::arc_from_le_bytes,
+};
 use memo::{Answer, Reads, ToMemo, Vector, remember};
 use schemas::{Channel, ContentId, Epoch, caption_text, shard_of, tables::EmbeddingRow};
 use serde::{Deserialize, Serialize};
@@ -66,13 +69,65 @@ impl Encoders {
     }
 }
 
+/// A row of `embeddings`, in the form in which it flows.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KnownVector {
+    /// The channel.
+    pub channel: Channel,
+    /// Of what the encoder read.
+    pub content_id: ContentId,
+    /// The column `encoder`.
+    pub encoder: Arc<str>,
+    /// The vector, if there is one.
+    pub vector: Option<Arc<[i16]>>,
+}
+
+impl KnownVector {
+    /// From the row's columns; `None` for a channel that there is not. `vector` is `2·dim` bytes.
+    ///
+    /// # Errors
+    /// What is broken, in words.
+    pub fn read(
+        content_id: &str,
+        channel: &str,
+        encoder: &Arc<str>,
+        dim: i32,
+        vector: &[u8],
+    ) -> Result<Option<KnownVector>, String> {
+        let Some(channel) = Channel::ALL.into_iter().find(|known| known.as_str() == channel) else {
+            return Ok(None);
+        };
+        let parsed = ContentId::parse(content_id);
+        let id = parsed.ok_or_else(|| format!("{content_id:?} is no sha256"))?;
+        let broken = || format!("the {} vector of {content_id} is broken", channel.as_str());
+        // No row of dimension 0 has bytes, and every other one has twice its dimension.
+        if usize::try_from(dim).ok() != Some(vector.len() / 2) || vector.len() % 2 == 1 {
+            return Err(broken());
+        }
+        let vector = match dim {
+            0 => None,
+            _ => Some(arc_from_le_bytes(vector).ok_or_else(broken)?),
+        };
+        Ok(Some(KnownVector { channel, content_id: id, encoder: encoder.clone(), vector }))
+    }
+
+    /// As [`KnownVector::read`].
+    ///
+    /// # Errors
+    /// What is broken, in words.
+    pub fn of(row: &EmbeddingRow) -> Result<Option<KnownVector>, String> {
+        let encoder = row.encoder.as_str().into();
+        KnownVector::read(&row.content_id, &row.channel, &encoder, row.dim, &row.vector)
+    }
+}
+
 /// Embeds mined images. `pictures` must hold the pixels of every content that is mined and not in
 /// the memo (I8); `memo` holds rows of `embeddings` in the first epoch, those of other encoders are
 /// left out. The second stream is the memo's new rows, with dimension 0 where there is no vector.
 pub fn embed<'s>(
     mined: StreamVec<'s, Epoch, (Mined, Epoch, isize)>,
     pictures: StreamVec<'s, Epoch, Arc<Picture>>,
-    memo: StreamVec<'s, Epoch, EmbeddingRow>,
+    memo: StreamVec<'s, Epoch, KnownVector>,
     encoders: Arc<Encoders>,
     pool: Arc<Pool>,
 ) -> (StreamVec<'s, Epoch, VersionChange>, StreamVec<'s, Epoch, EmbeddingRow>) {
@@ -85,7 +140,14 @@ pub fn embed<'s>(
         move |epoch, mined| planner.epoch(epoch, mined),
     );
     let requests = plans.clone().flat_map(move |plan| requests(&plan, worker));
-    let told = requests.concat(pictures.flat_map(supplies)).concat(memo.map(ToMemo::Known));
+    let ids = Channel::ALL.map(|channel| encoders.id(channel));
+    let of_encoder =
+        move |known: &KnownVector| ids[known.channel.index()].as_deref() == Some(&*known.encoder);
+    let known = memo.flat_map(move |known| {
+        let KnownVector { channel, content_id, .. } = known;
+        of_encoder(&known).then_some(ToMemo::Known(channel, content_id, known.vector))
+    });
+    let told = requests.concat(pictures.flat_map(supplies)).concat(known);
     let (answers, new_rows) = split(remember(told, encoders, pool), |told| told);
     let parts = plans
         .map(move |plan| (worker, Part::Plan(plan)))

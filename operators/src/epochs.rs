@@ -30,6 +30,12 @@ impl<D> Stash<D> {
         &mut self.open.entry(epoch).or_insert_with(|| (capability, Vec::new())).1
     }
 
+    /// The rows of an epoch that is not before that of `held`.
+    fn rows_of(&mut self, epoch: Epoch, held: &Capability<Epoch>) -> &mut Vec<D> {
+        let entry = self.open.entry(epoch);
+        &mut entry.or_insert_with(|| (held.delayed(&epoch), Vec::new())).1
+    }
+
     /// The earliest epoch that something came for, if no more can come for it.
     pub fn next_closed(
         &mut self,
@@ -67,6 +73,37 @@ where
             while let Some((capability, rows)) = stash.next_closed(frontier) {
                 let out = logic(*capability.time(), rows);
                 output.session(&capability).give_iterator(out.into_iter());
+            }
+        }
+    })
+}
+
+/// As [`each_epoch`], for differential rows: they are gathered by their own epochs, which may be later
+/// than those of the messages that bring them, and so are what `logic` makes of them.
+pub fn each_closed<'s, D, R>(
+    rows: StreamVec<'s, Epoch, (D, Epoch, isize)>,
+    name: &str,
+    route: impl Fn(&D) -> u64 + 'static,
+    mut logic: impl FnMut(Vec<(D, isize)>) -> Vec<(R, isize)> + 'static,
+) -> StreamVec<'s, Epoch, (R, Epoch, isize)>
+where
+    D: timely::ExchangeData,
+    R: Clone + 'static,
+{
+    let route = Exchange::new(move |(row, _, _): &(D, Epoch, isize)| route(row));
+    rows.unary_frontier(route, name, |_, _| {
+        let mut stash = Stash::default();
+        move |(input, frontier), output| {
+            input.for_each_stamp(|capability, data| {
+                let Some(held) = capability.retain_least(output.output_index()) else { return };
+                for (row, epoch, diff) in data.flat_map(|rows| rows.drain(..)) {
+                    stash.rows_of(epoch, &held).push((row, diff));
+                }
+            });
+            while let Some((capability, rows)) = stash.next_closed(frontier) {
+                let epoch = *capability.time();
+                let out = logic(rows).into_iter().map(|(row, diff)| (row, epoch, diff));
+                output.session(&capability).give_iterator(out);
             }
         }
     })

@@ -149,6 +149,15 @@ pub struct Answer {
     pub audits: Vec<schemas::tables::Audit>,
 }
 
+/// An outcome of a request, as it enters.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub enum Answered {
+    /// It has just come.
+    New(Box<AnnotationRow>),
+    /// The memo has it.
+    Known(Arc<Answer>),
+}
+
 impl From<&AnnotationRow> for Answer {
     /// A row whose contents are no sha256 answers nothing: it becomes no answer (`ok` is false).
     fn from(row: &AnnotationRow) -> Answer {

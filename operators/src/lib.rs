@@ -27,7 +27,9 @@ pub mod triplets;
 pub mod publish;
 
 pub mod epochs;
+mod held;
 pub mod naive;
+mod quick;
 
 pub use annotate::annotate;
 pub use benchmarks::benchmarks;

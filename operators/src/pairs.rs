@@ -110,25 +110,27 @@ struct Query {
 impl State {
     /// All that one epoch changes, and what that makes of the pairs.
     fn apply(&mut self, causes: Vec<Cause>, rules: &Rules, epoch: Epoch) -> Vec<(Pair, isize)> {
-        let mut queries = BTreeSet::new();
+        let mut queries = Vec::new();
         let mut versions = Vec::new();
         for cause in causes {
             match cause {
                 Cause::Lists(Lists { image_id, row, channels }) => {
                     let query = self.queries.entry(Arc::clone(&image_id)).or_default();
                     query.listed = channels.map(|channels| (row, channels));
-                    queries.insert(image_id);
+                    queries.push(image_id);
                 }
                 Cause::Version(image_id) => versions.push(image_id),
                 Cause::Watched((query_id, target_id), _, diff) => {
                     self.watch(&query_id, target_id, diff);
-                    queries.insert(query_id);
+                    queries.push(query_id);
                 }
             }
         }
         for image_id in versions {
             queries.extend(self.watchers.get(&image_id).into_iter().flatten().map(Arc::clone));
         }
+        queries.sort_unstable();
+        queries.dedup();
         let mut changes = Vec::new();
         for query_id in queries {
             self.evaluate(&query_id, rules, epoch, &mut changes);

@@ -4,13 +4,20 @@
 //! contents; the pairs box says of every watched pair what it is worth now, and together they are a
 //! training row. What was paid for stays while its images live, unless `keep = "mined"`.
 
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc};
 
-use differential_dataflow::VecCollection;
-use schemas::{Channel, ContentId, Epoch, config::Keep, tables::TripletRow, triplet_id};
+use differential_dataflow::{AsCollection, VecCollection, consolidation::consolidate};
+use schemas::{Channel, ContentId, Epoch, config::Keep, shard_of, tables::TripletRow, triplet_id};
 use serde::{Deserialize, Serialize};
 
-use crate::flow::{Answer, Mined, ModelId, Pair};
+use crate::{
+    epochs::each_closed,
+    flow::{Answer, ModelId, Pair},
+};
+
+mod watched;
+
+pub use watched::watched;
 
 /// Query and target.
 pub type Key = (Arc<str>, Arc<str>);
@@ -54,39 +61,6 @@ impl TripletOptions {
         };
         model.request_id((answer.query, query), (answer.target, target)) == answer.request_id
     }
-}
-
-/// The answer in force for every pair of mined images whose contents have an accepted one.
-///
-/// Of several: configured model order, newest prompt version, smallest `request_id`.
-pub fn watched<'s>(
-    accepted: VecCollection<'s, Epoch, Arc<Answer>, isize>,
-    mined: VecCollection<'s, Epoch, Mined, isize>,
-    options: &TripletOptions,
-) -> VecCollection<'s, Epoch, (Key, Arc<Answer>), isize> {
-    let by_content = mined.map(|m| (m.content_id, (m.image_id, m.caption))).arrange_by_key();
-    let of_captions = options.clone();
-    let order = options.clone();
-    accepted
-        .map(|answer| (answer.query, answer))
-        .join_core(by_content.clone(), |_, answer, query| {
-            Some((answer.target, (answer.clone(), query.clone())))
-        })
-        .join_core(by_content, move |_, (answer, (query_id, said_q)), (target_id, said_t)| {
-            // An image is never its own target (rule 3), whatever the memo holds.
-            let holds = query_id != target_id
-                && of_captions.holds(answer, said_q.as_deref(), said_t.as_deref());
-            holds.then(|| ((query_id.clone(), target_id.clone()), answer.clone()))
-        })
-        .reduce(move |_, answers, chosen| {
-            let best = answers.iter().map(|(answer, _)| *answer).min_by_key(|answer| {
-                let place = order.place(&answer.model);
-                let newest = std::cmp::Reverse(answer.prompt_version);
-                // The last part only decides between two stored outcomes of one request.
-                (place, &answer.model, newest, &answer.request_id, *answer)
-            });
-            chosen.extend(best.map(|answer| (answer.clone(), 1)));
-        })
 }
 
 /// A training row as a differential row: scores stay integers (s, not s / 2^30).
@@ -145,18 +119,95 @@ pub fn triplets<'s>(
     let pairs = pairs.filter(move |pair| keep == Keep::Annotated || pair.mined).map(|pair| {
         let channels = pair.ranks.map(|rank| pair.mined && rank.is_some());
         let scores = if pair.mined { pair.scores } else { [None; 3] };
-        ((pair.query_id, pair.target_id), (channels, scores, pair.hard_negatives))
+        let worth = Arc::new(Worth { channels, scores, hard_negatives: pair.hard_negatives });
+        ((pair.query_id, pair.target_id), Half::Pair(worth))
     });
-    chosen
-        .join_map(pairs, |(query_id, target_id), answer, (channels, scores, negatives)| Triplet {
-            query_id: query_id.clone(),
-            target_id: target_id.clone(),
-            answer: answer.clone(),
-            hard_negatives: std::iter::once(query_id).chain(negatives).cloned().collect(),
-            channels: *channels,
-            scores: *scores,
-        })
-        .consolidate()
+    let halves = chosen.map(|(key, answer)| (key, Half::Answer(answer))).concat(pairs);
+    let mut rows = Halves::default();
+    each_closed(
+        halves.inner,
+        "Triplets",
+        |((query_id, _), _)| shard_of(query_id),
+        move |halves| rows.apply(halves),
+    )
+    .as_collection()
+}
+
+/// What a pair is worth to a training row.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+struct Worth {
+    channels: [bool; 3],
+    scores: [Option<i32>; 3],
+    hard_negatives: Vec<Arc<str>>,
+}
+
+/// One of the two parts that make a training row.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+enum Half {
+    Answer(Arc<Answer>),
+    Pair(Arc<Worth>),
+}
+
+/// Both parts, as far as they are there.
+type Both = (Option<Arc<Answer>>, Option<Arc<Worth>>);
+
+/// The parts that are there now, of one worker's queries.
+#[derive(Default)]
+struct Halves {
+    held: HashMap<Key, Both>,
+}
+
+impl Halves {
+    /// What an epoch changes, and what that makes of the rows.
+    fn apply(&mut self, mut halves: Vec<((Key, Half), isize)>) -> Vec<(Triplet, isize)> {
+        consolidate(&mut halves);
+        let mut steps = Vec::new();
+        for of_key in halves.chunk_by(|((a, _), _), ((b, _), _)| a == b) {
+            let ((key, _), _) = &of_key[0];
+            let (answer, pair) = self.held.entry(key.clone()).or_default();
+            let before = (answer.clone(), pair.clone());
+            let gone = of_key.iter().filter(|(_, diff)| *diff < 0);
+            for ((_, half), _) in gone.chain(of_key.iter().filter(|(_, diff)| *diff > 0)) {
+                // At most one of each kind leaves, and then at most one comes.
+                match half {
+                    Half::Answer(held) => step(answer, held),
+                    Half::Pair(held) => step(pair, held),
+                }
+            }
+            let after = (answer.clone(), pair.clone());
+            if after == (None, None) {
+                self.held.remove(key);
+            }
+            if before != after {
+                steps.extend(row(key, before).map(|row| (row, -1)));
+                steps.extend(row(key, after).map(|row| (row, 1)));
+            }
+        }
+        steps
+    }
+}
+
+/// What is held leaves, or something comes where nothing is.
+fn step<T: PartialEq + Clone>(held: &mut Option<T>, value: &T) {
+    match held {
+        Some(left) => {
+            assert!(left == value, "what leaves is what came");
+            *held = None;
+        }
+        None => *held = Some(value.clone()),
+    }
+}
+
+fn row((query_id, target_id): &Key, (answer, pair): Both) -> Option<Triplet> {
+    let (answer, pair) = (answer?, pair?);
+    Some(Triplet {
+        query_id: query_id.clone(),
+        target_id: target_id.clone(),
+        answer,
+        hard_negatives: std::iter::once(query_id).chain(&pair.hard_negatives).cloned().collect(),
+        channels: pair.channels,
+        scores: pair.scores,
+    })
 }
 
 /// A config change that made an epoch.

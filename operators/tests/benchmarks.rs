@@ -14,7 +14,7 @@ use kernels::{
 };
 use operators::{
     benchmarks::{Benchmarks, Set, benchmarks},
-    embed::{Encoders, embed},
+    embed::{Encoders, KnownVector, embed},
     flow::{Arrival, Outcome, Picture},
     offload::Pool,
     register::{Restored, register},
@@ -351,6 +351,7 @@ fn run(
                 let restored = scope.input_from(&mut restored);
                 let out = register(passed, blocks, restored, held.clone());
                 let memo = scope.input_from(&mut memo);
+                let memo = memo.flat_map(|row| KnownVector::of(&row).expect("it is whole"));
                 let (_, rows) =
                     embed(out.mined, out.pictures, memo, encoders.clone(), pool.clone());
                 keep(out.images, &sink, &probe, |said, row: (ImageRow, Epoch, isize)| {

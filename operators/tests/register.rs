@@ -12,7 +12,7 @@ use kernels::{
     vector::from_le_bytes,
 };
 use operators::{
-    embed::{Encoders, embed},
+    embed::{Encoders, KnownVector, embed},
     flow::{Arrival, Mined, Outcome, Picture, RowId, Version, VersionChange},
     offload::Pool,
     register::{Restored, register},
@@ -359,6 +359,7 @@ fn run(workers: usize, epochs: &[Given], encoders: &Encoders) -> Said {
                 let blocks = scope.input_from(&mut inputs.1);
                 let restored = scope.input_from(&mut inputs.2);
                 let memo = scope.input_from(&mut inputs.3);
+                let memo = memo.flat_map(|row| KnownVector::of(&row).expect("it is whole"));
                 let out = register(arrivals, blocks, restored, Arc::default());
                 let (versions, rows) = embed(
                     out.mined.clone(),
@@ -851,7 +852,7 @@ fn a_mined_content_without_memo_and_picture_is_a_broken_invariant() {
             let arrivals = Vec::<Arrival>::new().to_stream(scope);
             let blocks = Vec::<BlockedRow>::new().to_stream(scope);
             let out = register(arrivals, blocks, restored.to_stream(scope), Arc::default());
-            let memo = Vec::<EmbeddingRow>::new().to_stream(scope);
+            let memo = Vec::<KnownVector>::new().to_stream(scope);
             embed(out.mined, out.pictures, memo, Arc::new(encoders), Pool::new(1));
         });
     });

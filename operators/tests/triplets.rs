@@ -16,7 +16,10 @@ use schemas::{
     config::{Filter, Keep},
     tables::{Audit, request_id},
 };
-use timely::dataflow::{InputHandleVec, ProbeHandle, operators::vec::Input};
+use timely::dataflow::{
+    InputHandleVec, ProbeHandle,
+    operators::vec::{Input, Map},
+};
 
 type Key = (Arc<str>, Arc<str>);
 type Asked = (ContentId, Option<Arc<str>>);
@@ -312,7 +315,7 @@ fn run(states: &[Model], keep: Keep, workers: usize) -> Vec<Step> {
         worker.dataflow::<Epoch, _, _>(|scope| {
             let options = options(keep);
             let (mined, pairs) = (mined.to_collection(scope), pairs.to_collection(scope));
-            let memo = scope.input_from(&mut memo);
+            let memo = scope.input_from(&mut memo).map(|(answer, new)| (Arc::new(answer), new));
             let (accepted, _) = filter(memo, &Filter::default());
             let chosen = watched(accepted, mined.clone(), &options);
             let keys = chosen.clone().map(|(key, _)| (key, ()));

@@ -236,6 +236,15 @@ pub const CALIBRATE_SUB_BANDS_MAX: usize = 16;
 const _: () = assert!(CALIBRATE_SAMPLE <= CALIBRATE_SAMPLE_MAX);
 const _: () = assert!(CALIBRATE_COPIED <= CALIBRATE_PICTURED);
 
+/// Files of tables that a start reads at the same time, at most.
+pub const RESTORE_THREADS_MAX: usize = 64;
+/// And at least where they are in an object store, whose answers take their time.
+pub const RESTORE_THREADS_REMOTE: usize = 8;
+/// How often a start says how far it is.
+pub const RESTORE_SAID_EVERY: Duration = Duration::from_secs(3);
+/// How often it is looked whether the start is done.
+pub const RESTORE_LOOK: Duration = Duration::from_millis(100);
+
 /// Rows of a table file that are read at once, and the bytes that they may come to.
 pub const READ_ROWS: usize = 1_024;
 /// Bytes of a table file that are read at once; one row more than this still comes.

@@ -216,8 +216,8 @@ impl ChannelReport {
     }
 }
 
-/// `12 345`, in groups as a person reads them.
-pub(super) fn grouped(number: u64) -> String {
+/// `12,345`, in groups as a person reads them.
+pub fn grouped(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::new();
     for (at, digit) in digits.chars().enumerate() {

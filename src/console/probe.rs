@@ -56,7 +56,10 @@ impl Probe {
         let mut why = Vec::new();
         match phase {
             Phase::Opening => why.push("the tables are being taken over".to_owned()),
-            Phase::Restoring => why.push("the tables are being restored".to_owned()),
+            Phase::Restoring => why.push(match self.metrics.restoring() {
+                Some(done) => format!("the tables are being restored: {done}"),
+                None => "the tables are being restored".to_owned(),
+            }),
             Phase::Stopping => why.push("the service is stopping".to_owned()),
             Phase::Collecting => why.push("what was taken down is being removed".to_owned()),
             Phase::Running if !viewed => why.push("the source was not read yet".to_owned()),
@@ -109,6 +112,7 @@ impl Probe {
             "healthy": healthy,
             "ready": ready,
             "restored_rows": self.metrics.restored_rows(),
+            "restoring": self.metrics.restoring(),
             "lag_messages": flow.lag().0,
             "source_reachable": flow.source().1,
             "partitions": partitions,

@@ -126,6 +126,11 @@ impl Publisher {
         self.generation
     }
 
+    /// Where the tables are.
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
     /// The newest complete epoch.
     pub fn epoch(&self) -> Option<u64> {
         self.anchor().epoch()

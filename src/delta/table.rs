@@ -272,6 +272,21 @@ impl Table {
         }))
     }
 
+    /// The live rows of one of [`Table::files`], as [`Table::scan`] gives them.
+    ///
+    /// # Errors
+    /// `Refused` for a file that is not live.
+    pub fn scan_file(
+        &self,
+        path: &str,
+        columns: Option<&[&str]>,
+    ) -> Result<impl Iterator<Item = Result<RecordBatch>>> {
+        let none = || Error::Refused(format!("{}: {path} is no live file", self.spec.name));
+        let add = self.snapshot.files.get(path).ok_or_else(none)?;
+        let batches = self.live(add, &self.projected(columns)?)?;
+        Ok(batches.map(|batch| batch.map(|(_, live)| live)))
+    }
+
     fn projected(&self, columns: Option<&[&str]>) -> Result<SchemaRef> {
         let Some(columns) = columns else { return Ok(self.spec.schema.clone()) };
         let wanted = columns.iter().map(|name| self.spec.schema.index_of(name));

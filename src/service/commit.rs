@@ -18,14 +18,15 @@ use operators::{
 };
 use schemas::{
     ContentId, Epoch, limits,
-    tables::{AnnotationRow, Table},
+    tables::{AnnotationRow, PairRow, Table, TripletRow},
 };
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use super::{
+    fingerprint,
     ingest::Exchange,
-    restore::Shown,
+    restore::{self, Shown},
     rows::{
         consolidate, inserts, moved_keys, pair_of, pair_row, touched, triplet_changes, triplet_of,
     },
@@ -121,7 +122,7 @@ impl Committer {
         loop {
             pulse.beat();
             match run.at.closed.recv_timeout(Duration::from_millis(20)) {
-                Ok(changes) if changes.epoch == first && !run.compared => run.compare(changes),
+                Ok(changes) if changes.epoch == first && !run.compared => run.compare(changes)?,
                 Ok(changes) => run.commit(changes)?,
                 Err(RecvTimeoutError::Timeout) => run.keep_up()?,
                 Err(RecvTimeoutError::Disconnected) => {
@@ -148,36 +149,31 @@ impl Committer {
 
 impl Run {
     /// The restored epoch: nothing to commit, unless config or code make something else of it.
-    fn compare(&mut self, changes: EpochChanges) {
+    fn compare(&mut self, changes: EpochChanges) -> anyhow::Result<()> {
         let epoch = changes.epoch;
         let shown = std::mem::take(&mut self.at.shown);
+        let (mut pairs, mut triplets) = (shown.pairs, shown.triplets);
         self.at.shown.measured = shown.measured;
         let mut pending = EpochChanges { epoch, ..EpochChanges::default() };
         pending.pairs = changes.pairs;
         pending.triplets = changes.triplets;
         pending.rejects = shown.rejects;
-        let mut pairs = shown.pairs;
-        consolidate(&mut pending.pairs);
-        pending.pairs.retain(|(pair, _)| {
-            let key = (pair.query_id.to_string(), pair.target_id.to_string());
-            let same = pair.mined && pairs.get(&key) == Some(&pair_row(pair, 0));
-            if same {
-                pairs.remove(&key);
-            }
-            pair.mined && !same
+        // Sides of different sizes, but there are two, and nothing else is done meanwhile.
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let mut writer = fingerprint::Writer::default();
+                consolidate(&mut pending.pairs);
+                pending.pairs.retain(|(pair, _)| pair.mined && !pairs.remove(&writer.pair(pair)));
+            });
+            let mut writer = fingerprint::Writer::default();
+            consolidate(&mut pending.triplets);
+            pending.triplets.retain(|(triplet, _)| !triplets.remove(&writer.triplet(triplet)));
         });
-        let mut triplets = shown.triplets;
-        consolidate(&mut pending.triplets);
-        pending.triplets.retain(|(triplet, _)| {
-            let row = triplet.row(0);
-            let same = triplets.get(&row.triplet_id) == Some(&row);
-            if same {
-                triplets.remove(&row.triplet_id);
-            }
-            !same
-        });
-        pending.pairs.extend(pairs.into_values().map(|row| (pair_of(&row), -1)));
-        pending.triplets.extend(triplets.into_values().map(|row| (triplet_of(&row), -1)));
+        // What is left are rows that the rules do not give.
+        let gone = restore::find::<PairRow>(&self.at.publisher, &pairs)?;
+        pending.pairs.extend(gone.iter().map(|row| (pair_of(row), -1)));
+        let gone = restore::find::<TripletRow>(&self.at.publisher, &triplets)?;
+        pending.triplets.extend(gone.iter().map(|row| (triplet_of(row), -1)));
         let differs = !pending.pairs.is_empty() || !pending.triplets.is_empty();
         if differs || !pending.rejects.is_empty() {
             self.pending = Some(pending);
@@ -195,6 +191,7 @@ impl Run {
             "restored: epoch {epoch}, {rows} rows in {seconds:.1} s"
         );
         self.compared = true;
+        Ok(())
     }
 
     fn commit(&mut self, mut changes: EpochChanges) -> anyhow::Result<()> {

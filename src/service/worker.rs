@@ -12,13 +12,15 @@ use std::{
 
 use anyhow::anyhow;
 use operators::{
+    embed::KnownVector,
+    flow::{Answer, Answered},
     publish::{Change, EpochChanges, publish},
     register::Restored,
 };
 use schemas::{
     Epoch, limits,
     message::{Reading, Record},
-    tables::{AnnotationRow, BlockedRow, EmbeddingRow},
+    tables::{AnnotationRow, BlockedRow},
 };
 use timely::{
     communication::WorkerGuards,
@@ -55,12 +57,19 @@ pub struct EpochInput {
 pub struct Start {
     /// The newest committed epoch, 0 for new tables.
     pub epoch: Epoch,
-    /// Live images, known contents, blocks.
+    /// What each worker is handed, so that nothing waits for one of them.
+    pub shares: Vec<Share>,
+}
+
+/// One worker's share of a start: of images, contents and vectors what it owns.
+#[derive(Debug, Default)]
+pub struct Share {
+    /// Live images, known contents; the first worker has what is blocked.
     pub restored: Vec<Restored>,
     /// Vectors.
-    pub vectors: Vec<EmbeddingRow>,
+    pub vectors: Vec<KnownVector>,
     /// Outcomes of requests.
-    pub answers: Vec<AnnotationRow>,
+    pub answers: Vec<Arc<Answer>>,
 }
 
 /// What the threads of the service share.
@@ -82,7 +91,10 @@ pub fn start(
     progress: Arc<Progress>,
     metrics: Arc<Metrics>,
 ) -> anyhow::Result<WorkerGuards<()>> {
-    let first = Mutex::new(Some((begin, feed)));
+    let Start { epoch, shares } = begin;
+    let shares: Vec<Mutex<Option<Share>>> =
+        shares.into_iter().map(|share| Mutex::new(Some(share))).collect();
+    let feed = Mutex::new(Some(feed));
     let deliver = Mutex::new(Some(deliver));
     let work = move |worker: &mut Worker| {
         time_boxes(worker, metrics.clone());
@@ -91,10 +103,11 @@ pub fn start(
         // when the last sender is gone.
         let deliver = if worker.index() == 0 { take(&deliver) } else { None };
         let (mut handles, probe) = graph(worker, &settings, deliver);
+        let share = shares.get(worker.index()).and_then(take).unwrap_or_default();
+        handles.begin(epoch, share, worker.index() == 0);
         if worker.index() == 0
-            && let Some((begin, feed)) = take(&first)
+            && let Some(feed) = take(&feed)
         {
-            handles.begin(begin);
             run_feed(worker, &mut handles, &feed, &progress, &pulse);
         }
         drop(handles);
@@ -178,27 +191,30 @@ fn graph(
 /// The dataflow's inputs, all at the same epoch.
 struct Handles {
     records: Handle<Epoch, Record>,
-    answers: Handle<Epoch, (AnnotationRow, bool)>,
+    answers: Handle<Epoch, Answered>,
     blocks: Handle<Epoch, BlockedRow>,
     restored: Option<Handle<Epoch, Restored>>,
-    vectors: Option<Handle<Epoch, EmbeddingRow>>,
+    vectors: Option<Handle<Epoch, KnownVector>>,
     offsets: Handle<Epoch, Change>,
 }
 
 impl Handles {
-    fn begin(&mut self, start: Start) {
-        self.advance_to(start.epoch);
+    /// Hands over this worker's share of what the tables hold; the first one says that the epoch is.
+    fn begin(&mut self, epoch: Epoch, share: Share, first: bool) {
+        self.advance_to(epoch);
         // Taken out, so that they are closed afterwards: nothing is ever restored twice.
         if let (Some(mut restored), Some(mut vectors)) = (self.restored.take(), self.vectors.take())
         {
-            restored.advance_to(start.epoch);
-            vectors.advance_to(start.epoch);
-            start.restored.into_iter().for_each(|row| restored.send(row));
-            start.vectors.into_iter().for_each(|row| vectors.send(row));
+            restored.advance_to(epoch);
+            vectors.advance_to(epoch);
+            share.restored.into_iter().for_each(|row| restored.send(row));
+            share.vectors.into_iter().for_each(|row| vectors.send(row));
         }
-        start.answers.into_iter().for_each(|row| self.answers.send((row, false)));
-        self.offsets.send(Change::Closed);
-        self.advance_to(start.epoch + 1);
+        share.answers.into_iter().for_each(|answer| self.answers.send(Answered::Known(answer)));
+        if first {
+            self.offsets.send(Change::Closed);
+        }
+        self.advance_to(epoch + 1);
     }
 
     fn feed(&mut self, input: EpochInput) {
@@ -210,7 +226,9 @@ impl Handles {
             }
             self.records.send(record);
         }
-        input.answers.into_iter().for_each(|row| self.answers.send((row, true)));
+        for row in input.answers {
+            self.answers.send(Answered::New(Box::new(row)));
+        }
         input.blocks.into_iter().for_each(|row| self.blocks.send(row));
         self.offsets.send(Change::Closed);
         for (topic, partition, next) in input.offsets {

@@ -72,6 +72,17 @@ impl Witnesses {
         }
     }
 
+    /// Takes in what others know; where both know of one record, theirs counts.
+    pub fn absorb(&mut self, others: Witnesses) {
+        for (place, known) in others.known {
+            let of_place = self.known.entry(place).or_default();
+            of_place.extend(known);
+            while of_place.len() > KEPT {
+                of_place.pop_first();
+            }
+        }
+    }
+
     /// The newest offset within `range` of which something is known.
     pub fn newest(&self, place: &Place, range: Range<i64>) -> Option<i64> {
         let known = self.known.get(place)?;
@@ -169,6 +180,24 @@ mod tests {
         }
         assert_eq!(witnesses.newest(&place, 0..100), Some(3), "9 is of a log that is no more");
         assert_eq!(witnesses.newest(&("t".into(), 1), 0..100), Some(9));
+    }
+
+    /// Parts of the tables may be read by several and put together: it is as if one had read all.
+    #[test]
+    fn what_several_know_is_what_one_would_know_that_reads_it_in_their_order() {
+        let known = [7, 100, 5, 9, 40, 6, 9, 41].into_iter().enumerate();
+        let known: Vec<_> = known.map(|(i, at)| (at, Known::Image(i.to_string()))).collect();
+        let (mut one, none) = (Witnesses::default(), Witnesses::default());
+        known.iter().for_each(|(at, known)| one.note(("t", 3, *at), 1, known.clone()));
+        for cut in 0..known.len() {
+            let mut all = none.clone();
+            for part in [&known[..cut], &known[cut..]] {
+                let mut of_part = none.clone();
+                part.iter().for_each(|(at, known)| of_part.note(("t", 3, *at), 1, known.clone()));
+                all.absorb(of_part);
+            }
+            assert_eq!(all.known, one.known, "{cut}");
+        }
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //! side that answers late, badly or never.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, VecDeque},
     io::Write,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, Mutex, atomic::Ordering},
@@ -14,7 +14,8 @@ use everpair::{
     dataflow::{self, Inputs, Settings},
 };
 use operators::{
-    flow::{ModelId, Request},
+    embed::KnownVector,
+    flow::{Answer, Answered, ModelId, Request},
     neighbors::{Counters, State, VectorBook},
     publish::{Change, EpochChanges, publish},
     register::Restored,
@@ -51,6 +52,21 @@ pub struct Begin {
     pub answers: Vec<AnnotationRow>,
 }
 
+impl Begin {
+    /// A share for each worker, not that of what it owns: it must not matter who is handed a row.
+    fn split(self, workers: usize) -> VecDeque<Begin> {
+        let share = || Begin { epoch: self.epoch, ..Begin::default() };
+        let mut shares: VecDeque<Begin> = (0..workers).map(|_| share()).collect();
+        let rows = self.restored.into_iter().enumerate();
+        rows.for_each(|(i, row)| shares[i % workers].restored.push(row));
+        let rows = self.vectors.into_iter().enumerate();
+        rows.for_each(|(i, row)| shares[i % workers].vectors.push(row));
+        let rows = self.answers.into_iter().enumerate();
+        rows.for_each(|(i, row)| shares[i % workers].answers.push(row));
+        shares
+    }
+}
+
 /// What happened: `fed[i]` was epoch `begin + 1 + i`, and `closed[0]` is the first epoch's.
 pub struct Ran {
     pub fed: Vec<Fed>,
@@ -82,19 +98,24 @@ impl Run<'_> {
             ..self.settings.clone()
         };
         let closed: Arc<Mutex<Vec<EpochChanges>>> = Arc::default();
-        let first = Mutex::new(Some((begin, epochs, desk)));
+        let first = begin.epoch;
+        let begins = Mutex::new(begin.split(self.workers));
+        let fed = Mutex::new(Some((epochs, desk)));
         let (ahead, case, deliver) = (self.ahead, self.case.clone(), closed.clone());
         let guards = timely::execute(timely::Config::process(self.workers), move |worker| {
             or_abort(&case, || {
                 let (mut handles, probe) = graph(worker, &settings, deliver.clone());
-                let mut fed = Vec::new();
+                let begin = begins.lock().unwrap().pop_front().expect("one for each worker");
+                handles.begin(begin, worker.index() == 0);
+                let mut done = Vec::new();
                 if worker.index() == 0 {
-                    let given = first.lock().unwrap().take().expect("there is one worker 0");
-                    fed = drive(worker, &mut handles, &probe, given, ahead, &deliver);
+                    let (epochs, desk) = fed.lock().unwrap().take().expect("one worker 0");
+                    let given = (first, epochs, desk);
+                    done = drive(worker, &mut handles, &probe, given, ahead, &deliver);
                 }
                 drop(handles);
                 wait(worker, || !probe.done());
-                fed
+                done
             })
         });
         let ended = guards.expect("workers start").join();
@@ -154,10 +175,10 @@ fn graph(
 
 struct Handles {
     records: Handle<Epoch, Record>,
-    answers: Handle<Epoch, (AnnotationRow, bool)>,
+    answers: Handle<Epoch, Answered>,
     blocks: Handle<Epoch, BlockedRow>,
     restored: Handle<Epoch, Restored>,
-    vectors: Handle<Epoch, EmbeddingRow>,
+    vectors: Handle<Epoch, KnownVector>,
     offsets: Handle<Epoch, Change>,
 }
 
@@ -171,19 +192,27 @@ impl Handles {
         self.offsets.advance_to(epoch);
     }
 
-    fn begin(&mut self, begin: Begin) {
+    fn begin(&mut self, begin: Begin, first: bool) {
         self.advance_to(begin.epoch);
         begin.restored.into_iter().for_each(|row| self.restored.send(row));
-        begin.vectors.into_iter().for_each(|row| self.vectors.send(row));
-        begin.answers.into_iter().for_each(|row| self.answers.send((row, false)));
-        self.offsets.send(Change::Closed);
+        for row in &begin.vectors {
+            self.vectors.send(KnownVector::of(row).expect("it is whole").expect("of a channel"));
+        }
+        for row in &begin.answers {
+            self.answers.send(Answered::Known(Arc::new(Answer::from(row))));
+        }
+        if first {
+            self.offsets.send(Change::Closed);
+        }
         self.advance_to(begin.epoch + 1);
     }
 
     fn feed(&mut self, epoch: Epoch, fed: Fed) {
         fed.messages.into_iter().for_each(|message| self.records.send(message.record));
         fed.blocks.into_iter().for_each(|row| self.blocks.send(row));
-        fed.answers.into_iter().for_each(|row| self.answers.send((row, true)));
+        for row in fed.answers {
+            self.answers.send(Answered::New(Box::new(row)));
+        }
         self.offsets.send(Change::Closed);
         self.advance_to(epoch + 1);
     }
@@ -193,13 +222,11 @@ fn drive(
     worker: &mut Worker,
     handles: &mut Handles,
     probe: &ProbeHandle,
-    (begin, epochs, mut desk): (Begin, Vec<Fed>, Option<Desk>),
+    (first, epochs, mut desk): (Epoch, Vec<Fed>, Option<Desk>),
     ahead: Epoch,
     closed: &Mutex<Vec<EpochChanges>>,
 ) -> Vec<Fed> {
-    let first = begin.epoch;
     let last = first + epochs.len() as Epoch;
-    handles.begin(begin);
     let mut queue = epochs.into_iter();
     let mut fed = Vec::new();
     for epoch in first + 1.. {

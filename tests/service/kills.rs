@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     fmt::Debug,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -96,7 +97,8 @@ fn exactly_once(place: &Place, name: &str) {
     once("embeddings", tables.embeddings.iter().map(vector));
     once("annotations", tables.annotations.iter().map(|row| row.request_id.clone()));
     let rules = place.config(name).filter;
-    let judged = tables.annotations.iter().map(|row| filter::accept(Answer::from(row), &rules));
+    let judged =
+        tables.annotations.iter().map(|row| filter::accept(Arc::new(Answer::from(row)), &rules));
     let want = sorted(judged.flat_map(|(_, rejects)| rejects));
     let have = place.rows::<RejectRow>(name).into_iter().filter(|row| row.request_id.is_some());
     let have = sorted(have.map(|row| RejectRow { epoch: 0, ..row }));

@@ -60,6 +60,7 @@ fn restored(place: &Place) -> (Running, f64) {
     let began = Instant::now();
     let mut service = place.start("tables");
     wait_long(&mut service, "it is restored", |service| service.said().contains("restored: epoch"));
+    assert!(service.said().contains(" images read, "), "it tells how far it is");
     (service, began.elapsed().as_secs_f64())
 }
 

@@ -5,10 +5,7 @@ use std::{
     sync::Arc,
 };
 
-use kernels::{
-    decode::Pixels,
-    vector::{from_le_bytes, to_le_bytes},
-};
+use kernels::{decode::Pixels, vector::to_le_bytes};
 use schemas::{Channel, ContentId, Epoch, limits, tables::EmbeddingRow};
 use serde::{Deserialize, Serialize};
 use timely::dataflow::{
@@ -56,7 +53,8 @@ impl Reads {
 /// What one worker hears of the contents that it owns.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) enum ToMemo {
-    Known(EmbeddingRow),
+    /// From the table; of the encoders in force.
+    Known(Channel, ContentId, Vector),
     Picture(Arc<Picture>),
     Given(Channel, ContentId, Arc<[i16]>),
     /// The worker that wants the vectors, and the caption's text.
@@ -66,16 +64,12 @@ pub(super) enum ToMemo {
 impl ToMemo {
     fn route(&self) -> u64 {
         match self {
-            ToMemo::Known(row) => memo_content_id(row).hash64(),
+            ToMemo::Known(_, content_id, _) => content_id.hash64(),
             ToMemo::Picture(picture) => picture.content_id.hash64(),
             ToMemo::Given(_, content_id, _) => content_id.hash64(),
             ToMemo::Request(reads, ..) => reads.content_id().hash64(),
         }
     }
-}
-
-fn memo_content_id(row: &EmbeddingRow) -> ContentId {
-    ContentId::parse(&row.content_id).expect("`embeddings.content_id` is 64 lower-case hex digits")
 }
 
 pub(super) type Vector = Option<Arc<[i16]>>;
@@ -169,7 +163,9 @@ impl Memo {
         let mut captions: HashMap<ContentId, Arc<str>> = HashMap::new();
         for row in told {
             match row {
-                ToMemo::Known(row) => self.know(row),
+                ToMemo::Known(channel, id, vector) => {
+                    self.vectors.insert((channel, id), vector);
+                }
                 ToMemo::Picture(picture) => drop(pictures.insert(picture.content_id, picture)),
                 ToMemo::Given(channel, id, vector) => given.push((channel, id, vector)),
                 ToMemo::Request(reads, worker, text) => {
@@ -206,23 +202,6 @@ impl Memo {
             }
         }
         (requests, rows)
-    }
-
-    fn know(&mut self, row: EmbeddingRow) {
-        let channel = Channel::ALL.into_iter().find(|channel| channel.as_str() == row.channel);
-        let Some(channel) = channel else { return };
-        if self.ids[channel.index()].as_deref() != Some(row.encoder.as_str()) {
-            return;
-        }
-        let id = memo_content_id(&row);
-        let vector = from_le_bytes(&row.vector).map(Arc::from);
-        let dim = vector.as_ref().map_or(0, |vector: &Arc<[i16]>| vector.len());
-        assert_eq!(
-            dim as i64,
-            i64::from(row.dim),
-            "I8: `embeddings` has a broken vector of {id:?}"
-        );
-        self.vectors.insert((channel, id), vector);
     }
 
     fn encode(

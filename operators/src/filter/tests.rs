@@ -1,3 +1,4 @@
+use proptest::prelude::*;
 use schemas::{
     ContentId,
     tables::{Audit, Row},
@@ -50,6 +51,12 @@ fn what_a_searcher_would_type_passes() {
     ] {
         assert_eq!(reason(text), None, "{text}");
     }
+}
+
+#[test]
+fn what_is_looked_for_first_is_in_every_mark() {
+    assert!(MARKUP.iter().all(|mark| mark.contains(MARKS)));
+    const { assert!(ANYWHERE.len() <= 32, "a bit each") };
 }
 
 #[test]
@@ -116,7 +123,7 @@ const GOOD: [&str; 4] =
 fn an_accepted_answer_keeps_what_passes_with_its_audits() {
     let mut texts = GOOD.to_vec();
     texts.insert(1, "short");
-    let (accepted, rejects) = accept(answer("r", &texts), &Filter::default());
+    let (accepted, rejects) = accept(answer("r", &texts).into(), &Filter::default());
     let accepted = accepted.expect("four of five pass");
     assert_eq!(accepted.instructions, GOOD);
     let ranks: Vec<_> = accepted.audits.iter().map(|a| a.rank_text).collect();
@@ -127,7 +134,7 @@ fn an_accepted_answer_keeps_what_passes_with_its_audits() {
 #[test]
 fn a_rejected_answer_says_why_without_quoting_itself() {
     let texts = [GOOD[0], "xylophone", "the first image with a xylophone", GOOD[1]];
-    let (accepted, rejects) = accept(answer("r7", &texts), &Filter::default());
+    let (accepted, rejects) = accept(answer("r7", &texts).into(), &Filter::default());
     assert!(accepted.is_none());
     let reasons: Vec<_> = rejects.iter().map(|r| r.reason.as_str()).collect();
     assert_eq!(reasons, ["too_few_instructions", "too_short", "meta_phrase"]);
@@ -135,7 +142,7 @@ fn a_rejected_answer_says_why_without_quoting_itself() {
     assert!(rejects.iter().all(|r| r.stage == "filter"), "{rejects:?}");
     assert!(rejects.iter().all(|r| !r.detail.contains("xylophone")), "{rejects:?}");
     let failed = Answer { ok: false, ..answer("r8", &[]) };
-    let (accepted, rejects) = accept(failed, &Filter::default());
+    let (accepted, rejects) = accept(failed.into(), &Filter::default());
     assert!(accepted.is_none());
     assert_eq!((rejects[0].stage.as_str(), rejects[0].reason.as_str()), ("annotate", "no_answer"));
     assert_eq!(RejectRow::TABLE.as_str(), "rejects");
@@ -146,10 +153,10 @@ fn a_rejected_answer_says_why_without_quoting_itself() {
 fn only_new_answers_are_rejected_again() {
     let (accepted, rejects) = timely::example(|scope| {
         let answers = vec![
-            (answer("new-good", &GOOD), true),
-            (answer("old-good", &GOOD), false),
-            (answer("new-bad", &["short"]), true),
-            (answer("old-bad", &["short"]), false),
+            (answer("new-good", &GOOD).into(), true),
+            (answer("old-good", &GOOD).into(), false),
+            (answer("new-bad", &["short"]).into(), true),
+            (answer("old-bad", &["short"]).into(), false),
         ];
         let (accepted, rejects) = filter(answers.to_stream(scope), &Filter::default());
         (accepted.inner.capture(), rejects.capture())
@@ -162,4 +169,40 @@ fn only_new_answers_are_rejected_again() {
     let rejects: Vec<_> = rejects.extract().into_iter().flat_map(|(_, rows)| rows).collect();
     let ids: Vec<_> = rejects.iter().map(|r| r.request_id.as_deref()).collect();
     assert_eq!(ids, [Some("new-bad"), Some("new-bad")]);
+}
+
+/// Words that the rules know, words that they do not, and what stands between words.
+fn piece() -> impl Strategy<Value = String> {
+    let lists = [&POSITIONS[..], &PICTURES, &MARKUP].concat();
+    let phrases = ANYWHERE.iter().chain(&AT_START).map(|phrase| phrase.join(" "));
+    let known: Vec<String> = lists.into_iter().map(str::to_owned).chain(phrases).collect();
+    let other = ["a", "red", "ROT", "İ", "ß", "bike", "don't", "dogs'", "\u{2019}", "Image B", "1"];
+    let script = ["红", "换成", "カ", "aaaaaa", "aaaaa", "1111111", "...", "{", "  ", "\n", ""];
+    let common = ["the", "same", "one", "two", "three", "four"];
+    prop_oneof![
+        1 => proptest::sample::select(known),
+        4 => proptest::sample::select(other.map(str::to_owned).to_vec()),
+        2 => proptest::sample::select(script.map(str::to_owned).to_vec()),
+        6 => proptest::sample::select(common.map(str::to_owned).to_vec()),
+        1 => "\\PC{0,4}",
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2_000))]
+
+    #[test]
+    fn each_text_is_judged_as_the_rules_read(
+        texts in proptest::collection::vec(proptest::collection::vec(piece(), 0..14), 0..5),
+        overlap_max in 0.3..1.0f64,
+        glue in proptest::sample::select(vec![" ", "", "-"]),
+    ) {
+        let texts: Vec<String> = texts.iter().map(|pieces| pieces.join(glue)).collect();
+        let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+        let rules = Filter { overlap_max, words_max: 12, ..Filter::default() };
+        let answer = answer("r", &texts);
+        let (passing, failures) = judge(&answer, &rules);
+        let failing = failures.into_iter().map(|(i, reason, _)| (i, reason)).collect();
+        prop_assert_eq!((passing, failing), naive::judged(&answer, &rules));
+    }
 }

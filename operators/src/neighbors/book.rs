@@ -8,7 +8,10 @@ use std::{
 
 use schemas::Epoch;
 
-use crate::flow::{RowId, Version};
+use crate::{
+    flow::{RowId, Version},
+    quick::QuickMap,
+};
 
 /// Locks that many threads share without waiting for each other, most of the time.
 const PARTS: usize = 64;
@@ -19,7 +22,7 @@ const PARTS: usize = 64;
 /// box writes it, each worker its own shard; a version that was removed stays readable until the
 /// pairs box of every worker has closed the epoch that removed it.
 pub struct VectorBook {
-    rows: Vec<RwLock<HashMap<RowId, Arc<Version>>>>,
+    rows: Vec<RwLock<QuickMap<RowId, Arc<Version>>>>,
     lives: Vec<RwLock<HashMap<Arc<str>, Vec<Life>>>>,
     retired: Mutex<Retired>,
 }
@@ -52,7 +55,7 @@ impl Default for VectorBook {
 impl VectorBook {
     /// The version, if it has not been forgotten.
     pub fn version(&self, row: RowId) -> Option<Arc<Version>> {
-        let part = self.rows[part_of(&row)].read().unwrap_or_else(PoisonError::into_inner);
+        let part = self.rows[part_of_row(row)].read().unwrap_or_else(PoisonError::into_inner);
         part.get(&row).map(Arc::clone)
     }
 
@@ -78,7 +81,7 @@ impl VectorBook {
     /// The version is live from `epoch` on.
     pub(super) fn add(&self, epoch: Epoch, version: &Arc<Version>) {
         let row = version.row;
-        write(&self.rows[part_of(&row)]).insert(row, Arc::clone(version));
+        write(&self.rows[part_of_row(row)]).insert(row, Arc::clone(version));
         let life = Life { row, from: epoch, before: Epoch::MAX };
         let mut part = write(&self.lives[part_of(&*version.image_id)]);
         part.entry(Arc::clone(&version.image_id)).or_default().push(life);
@@ -110,7 +113,7 @@ impl VectorBook {
         }
         drop(retired);
         for (image_id, row) in forgotten {
-            write(&self.rows[part_of(&row)]).remove(&row);
+            write(&self.rows[part_of_row(row)]).remove(&row);
             let mut part = write(&self.lives[part_of(&*image_id)]);
             if let Some(lives) = part.get_mut(&image_id) {
                 lives.retain(|life| life.row != row);
@@ -125,6 +128,11 @@ impl VectorBook {
 /// A panic elsewhere ends the process, so a poisoned lock needs no answer of its own.
 fn write<T>(lock: &RwLock<T>) -> std::sync::RwLockWriteGuard<'_, T> {
     lock.write().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A worker numbers its versions one after the other.
+fn part_of_row(row: RowId) -> usize {
+    row as usize % PARTS
 }
 
 fn part_of<K: Hash + ?Sized>(key: &K) -> usize {

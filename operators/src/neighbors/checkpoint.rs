@@ -135,12 +135,16 @@ impl Remembered {
         self.images.is_empty()
     }
 
-    /// The image, if it has these vectors, and the ids that its lists' entries stand for.
-    pub(super) fn image(&self, image_id: &str, vectors: &[u8; 16]) -> Option<(&Image, &[String])> {
+    /// The image, if it has these vectors, and the part whose ids its lists' entries stand for.
+    pub(super) fn image(&self, image_id: &str, vectors: &[u8; 16]) -> Option<(&Image, usize)> {
         let &(part, image) = self.images.get(image_id)?;
-        let part = &self.parts[part as usize];
-        let image = &part.images[image as usize];
-        (image.vectors == *vectors).then_some((image, &*part.ids))
+        let image = &self.parts[part as usize].images[image as usize];
+        (image.vectors == *vectors).then_some((image, part as usize))
+    }
+
+    /// The ids of each part.
+    pub(super) fn ids(&self) -> impl Iterator<Item = &[String]> {
+        self.parts.iter().map(|part| &*part.ids)
     }
 }
 

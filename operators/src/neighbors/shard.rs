@@ -208,14 +208,17 @@ impl Shard {
         for version in versions {
             let digest = digest(&version);
             match remembered.image(&version.image_id, &digest) {
-                Some((image, ids)) => known.push((version, digest, image, ids)),
+                Some((image, part)) => known.push((version, digest, image, part)),
                 None => fresh.push(version),
             }
         }
         let rows: HashMap<&str, &Arc<Version>> =
             known.iter().map(|(version, ..)| (&*version.image_id, version)).collect();
+        // Each id is looked up once, not once for every list that names it.
+        let of_part = |ids: &[String]| ids.iter().map(|id| rows.get(&**id).copied()).collect();
+        let parts: Vec<Vec<Option<&Arc<Version>>>> = remembered.ids().map(of_part).collect();
         let mut shortened = Vec::new();
-        for (version, digest, image, ids) in &known {
+        for (version, digest, image, part) in &known {
             if self.owner(&version.image_id) != self.index {
                 continue;
             }
@@ -223,7 +226,7 @@ impl Shard {
             let lists = std::array::from_fn(|c| {
                 let lists = image.lists[c].iter().map(|list| {
                     let live = |(id, score): &(u32, i32)| {
-                        let version = rows.get(&*ids[*id as usize])?;
+                        let version = parts[*part][*id as usize]?;
                         let (row, image_id) = (version.row, Arc::clone(&version.image_id));
                         Some(Candidate { score: *score, row, image_id })
                     };
@@ -235,6 +238,7 @@ impl Shard {
             });
             let place = self.enter(epoch, version, *digest, Some(lists));
             shortened.extend(short.then_some(place));
+            self.counters.rows[self.index].store(self.places.len() as u64, Relaxed);
         }
         self.shortened.extend(shortened);
         self.counters.remembered.fetch_max(known.len() as u64, Relaxed);

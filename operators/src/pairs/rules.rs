@@ -2,7 +2,7 @@
 
 use std::{
     cmp::Reverse,
-    collections::{BTreeMap, HashMap},
+    collections::BTreeMap,
     sync::{Arc, atomic::Ordering::Relaxed},
 };
 
@@ -12,6 +12,7 @@ use schemas::{Channel, Epoch};
 use crate::{
     flow::{Pair, RowId, Version},
     neighbors::{Counters, Mining, Neighbor, VectorBook},
+    quick::QuickMap,
 };
 
 /// What the rules read.
@@ -67,7 +68,7 @@ impl Rules {
         query: &Version,
         channels: &[Vec<Neighbor>; 3],
     ) -> (Vec<Related>, Vec<Related>) {
-        let mut ranks: HashMap<RowId, [Option<i32>; 3]> = HashMap::new();
+        let mut ranks: QuickMap<RowId, [Option<i32>; 3]> = QuickMap::default();
         for (c, neighbors) in channels.iter().enumerate() {
             for neighbor in neighbors {
                 ranks.entry(neighbor.row).or_default()[c] = Some(neighbor.rank);

@@ -96,7 +96,7 @@ fn live_bytes(file: &FileFacts) -> u64 {
 
 impl Table {
     /// The live files.
-    pub(in super::super) fn files(&self) -> Vec<FileFacts> {
+    pub fn files(&self) -> Vec<FileFacts> {
         self.snapshot.files.values().map(FileFacts::of).collect()
     }
 
