@@ -113,9 +113,9 @@ pub fn build<'s>(
     let mined = register.mined.as_collection();
     let (stored, new_answers) = split(answers, |answer| match answer {
         Answered::Known(answer) => Ok((answer, false)),
-        Answered::New(row) => Err(*row),
+        Answered::New(row) => Err(row),
     });
-    let new = new_answers.clone().map(|row| (Arc::new(Answer::from(&row)), true));
+    let new = new_answers.clone().map(|row| (Arc::new(Answer::from(&*row)), true));
     let memo = stored.concat(new);
     let answered = memo.clone().map(|(answer, _)| answer.request_id.clone());
     let answered = recorded(answered).as_collection();
@@ -139,7 +139,7 @@ pub fn build<'s>(
         added(offsets, |change| change),
         added(register.contents, Change::Content),
         added(embeddings, Change::Embedding),
-        added(new_answers, Change::Annotation),
+        added(new_answers, |row| Change::Annotation(*row)),
         added(register.blocked, Change::Blocked),
         added(undecodable, Change::Reject),
         added(unfit, Change::Reject),
