@@ -27,10 +27,17 @@ use operators::{
     register::Restored,
     triplets::{self, TripletOptions},
 };
-use schemas::{Epoch, config, message::Record, tables::BlockedRow};
+use schemas::{
+    Epoch, config,
+    message::Record,
+    tables::{BlockedRow, WITHDRAWN},
+};
 use timely::dataflow::{
     StreamVec,
-    operators::{Concat, Concatenate, vec::Map},
+    operators::{
+        Concat, Concatenate,
+        vec::{Filter, Map},
+    },
 };
 
 /// What enters: one stream per kind, all under the same epochs.
@@ -115,8 +122,9 @@ pub fn build<'s>(
         Answered::Known(answer) => Ok((answer, false)),
         Answered::New(row) => Err(row),
     });
-    let new = new_answers.clone().map(|row| (Arc::new(Answer::from(&*row)), true));
-    let memo = stored.concat(new);
+    let new_answers = operators::admit(new_answers, mined.clone());
+    let admitted = new_answers.clone().filter(|row| row.outcome != WITHDRAWN);
+    let memo = stored.concat(admitted.map(|row| (Arc::new(Answer::from(&*row)), true)));
     let answered = memo.clone().map(|(answer, _)| answer.request_id.clone());
     let answered = recorded(answered).as_collection();
     let (accepted, unusable) = operators::filter(memo, &with.filter);

@@ -19,6 +19,7 @@ use schemas::{
     config::{self, Filter},
     tables::{
         AnnotationRow, ChangeRow, ImageRow, Measures, PairRow, RejectRow, Row, Table, TripletRow,
+        WITHDRAWN,
     },
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -146,7 +147,8 @@ pub fn explain(dataset: &Dataset, id: &str, config: &config::Config) -> anyhow::
     rejects.sort_by(|a, b| (a.epoch, &a.reason, &a.detail).cmp(&(b.epoch, &b.reason, &b.detail)));
     let mut changes: Vec<ChangeRow> = rows(dataset, "triplet_id", &is(&triplet.triplet_id))?;
     changes.sort();
-    let answer = answers.first();
+    // Those before it were withdrawn.
+    let answer = answers.iter().find(|row| row.outcome != WITHDRAWN);
     let audits = triplet.instructions.iter().zip(&triplet.audits).map(|(text, audit)| {
         json!({
             "instruction": text,

@@ -32,7 +32,7 @@ use schemas::{
     ContentId, Epoch,
     checkpoint::Part,
     config::{Config, Keep},
-    tables::{AnnotationRow, BlockedRow, EmbeddingRow, ImageRow, RejectRow},
+    tables::{AnnotationRow, BlockedRow, EmbeddingRow, ImageRow, RejectRow, WITHDRAWN},
 };
 
 use driver::{Begin, Desk, Fed, Ran, Run, dice};
@@ -188,11 +188,12 @@ impl Tables {
     }
 }
 
-/// Compares every epoch with the model; what is shown after each epoch, the first one included.
-fn check(ran: &Ran, settings: &Settings, met: &Met) -> Vec<Shown> {
+/// Compares every epoch with the model, which knows the memo of the start; what is shown after each epoch, the first one included.
+fn check(ran: &Ran, memo: Vec<AnnotationRow>, settings: &Settings, met: &Met) -> Vec<Shown> {
     assert_eq!(ran.closed.len(), 1 + ran.fed.len(), "every epoch is handed over, once");
-    let (mut model, mut tables) = (Model::default(), Tables::default());
+    let (mut model, mut tables) = (Model::with(memo), Tables::default());
     let mut states = vec![Shown::default()];
+    let mut withdrawn: BTreeSet<&String> = BTreeSet::new();
     assert_eq!(Grown::of(&ran.closed[0]), Grown::default());
     for (epoch, (fed, changes)) in (1..).zip(ran.fed.iter().zip(&ran.closed[1..])) {
         assert_eq!(changes.epoch, epoch, "in order, without gaps");
@@ -204,30 +205,56 @@ fn check(ran: &Ran, settings: &Settings, met: &Met) -> Vec<Shown> {
         assert_eq!(shown.triplets, expected.triplets, "triplets of epoch {epoch}");
         assert_eq!(shown.requests, expected.requests, "requests of epoch {epoch}");
         met.epoch(changes, &shown, &model, settings);
+        for row in &changes.annotations {
+            if row.outcome == WITHDRAWN {
+                withdrawn.insert(&row.request_id);
+            } else if withdrawn.contains(&row.request_id) {
+                met.add("answers given again", 1);
+            }
+        }
         states.push(shown);
     }
     met.add("blocked while live", model.taken);
     states
 }
 
-/// Rejects of a whole run, which no cut may change.
-fn rejects(ran: &Ran) -> Vec<RejectRow> {
+/// Rejects of a whole run, which no cut may change, but for those of answers that the memo had.
+fn rejects(ran: &Ran, memo: &[AnnotationRow]) -> Vec<RejectRow> {
     let mut rows: Vec<RejectRow> = ran.closed.iter().flat_map(|c| c.rejects.clone()).collect();
+    rows.retain(|row| memo.iter().all(|held| row.request_id.as_ref() != Some(&held.request_id)));
     rows.sort();
     rows
 }
 
-/// I2: the same messages and answers, otherwise cut and interleaved, on other workers.
+/// I2: the same messages and memo, otherwise cut and interleaved, on other workers.
 fn again(case: &Case, items: Vec<Item>, first: &Ran, run: &Run, met: &Met) -> Shown {
     let mut fed = epochs(&interleaved(items), case.cuts.iter().copied().cycle());
-    // Also before there is anything that they are about: the memo is a set.
-    for row in first.fed.iter().flat_map(|fed| &fed.answers) {
-        let at = dice(&row.request_id, 7) as usize % fed.len();
-        fed[at].answers.push(row.clone());
+    let stored = first.closed.iter().flat_map(|changes| &changes.annotations);
+    let mut memo = Vec::new();
+    let mut model = Model::default();
+    let answers: Vec<&AnnotationRow> = stored.filter(|row| row.outcome != WITHDRAWN).collect();
+    let mut live = Vec::new();
+    for fed in &fed {
+        model.epoch(fed, run.settings);
+        live.push(answers.iter().map(|row| model.is_about_live(row)).collect::<Vec<bool>>());
     }
-    let ran = run.over(Begin::default(), fed, None);
-    let states = check(&ran, run.settings, met);
-    assert_eq!(rejects(&ran), rejects(first), "I2: rejects");
+    for (of, row) in answers.into_iter().enumerate() {
+        // Also long after it could have been asked for; and, once in two, too late or too early
+        // before that.
+        let good: Vec<usize> = (0..fed.len()).filter(|at| live[*at][of]).collect();
+        let Some(at) = good.get(dice(&row.request_id, 7) as usize % good.len().max(1)) else {
+            memo.push(row.clone());
+            continue;
+        };
+        let gone = (0..*at).rfind(|at| !live[*at][of] && row.outcome == "ok");
+        let gone = gone.filter(|_| dice(&row.request_id, 6).is_multiple_of(2));
+        gone.into_iter().chain([*at]).for_each(|at| fed[at].answers.push(row.clone()));
+    }
+    met.add("answers that the memo had", memo.len());
+    let begin = Begin { answers: memo.clone(), ..Begin::default() };
+    let ran = run.over(begin, fed, None);
+    let states = check(&ran, memo.clone(), run.settings, met);
+    assert_eq!(rejects(&ran, &memo), rejects(first, &memo), "I2: rejects");
     states.last().expect("one per epoch").clone()
 }
 
@@ -241,7 +268,8 @@ fn restart(stop: usize, first: &Ran, states: &[Shown], run: &Run, met: &Met) {
     let images = images.map(|row| ImageRow { epoch: epoch as i64, ..row.clone() });
     let blocked: Vec<BlockedRow> = so_far.iter().flat_map(|c| c.blocked.clone()).collect();
     let vectors: Vec<EmbeddingRow> = so_far.iter().flat_map(|c| c.embeddings.clone()).collect();
-    let answers: Vec<AnnotationRow> = so_far.iter().flat_map(|c| c.annotations.clone()).collect();
+    let answers = so_far.iter().flat_map(|c| c.annotations.clone());
+    let answers: Vec<_> = answers.filter(|row| row.outcome != WITHDRAWN).collect();
     met.add("restored images", images.len());
     met.add("restored answers", answers.len());
     let restored = (contents.map(Restored::Content))
@@ -318,7 +346,7 @@ fn try_case(seed: u64, case: &Case, met: &Met) {
     let desk = Some(Desk::default());
     let (written, state) = checkpoints();
     let first = run(0, case.ahead, state).over(Begin::default(), epochs(&items, cuts), desk);
-    let states = check(&first, &settings, met);
+    let states = check(&first, Vec::new(), &settings, met);
     let end = states.last().expect("one per epoch");
     let other = again(case, items, &first, &run(1, 2, Arc::default()), met);
     assert_eq!(end.images, other.images, "I2: images");
@@ -353,13 +381,18 @@ impl Met {
         let contents: BTreeSet<&str> = shown.images.iter().map(|i| &*i.content_id).collect();
         self.add("duplicates", shown.images.len() - contents.len());
         changes.rejects.iter().for_each(|row| self.add(&row.reason, 1));
+        let withdrawn = changes.annotations.iter().filter(|row| row.outcome == WITHDRAWN);
+        self.add("answers withdrawn", withdrawn.count());
         for row in changes.embeddings.iter().filter(|row| row.dim == 0) {
             self.add(&format!("no {} vector", row.channel), 1);
         }
     }
 }
 
-const ALL_MET: [&str; 33] = [
+const ALL_MET: [&str; 36] = [
+    "answers given again",
+    "answers that the memo had",
+    "answers withdrawn",
     "blocked",
     "blocked while live",
     "checkpoints",

@@ -20,6 +20,8 @@ pub mod pairs;
 
 pub mod annotate;
 
+pub mod admit;
+
 pub mod filter;
 
 pub mod triplets;
@@ -31,6 +33,7 @@ mod held;
 pub mod naive;
 mod quick;
 
+pub use admit::admit;
 pub use annotate::annotate;
 pub use benchmarks::benchmarks;
 pub use decode::decode;

@@ -401,10 +401,15 @@ pub struct Audit {
     pub rank_both: Option<i32>,
 }
 
+/// The outcome of an answer that came when one of its contents was no longer live: what it cost
+/// stays, its texts are not stored, and the request may be asked again.
+pub const WITHDRAWN: &str = "withdrawn";
+
 /// Memo: one request's outcome, failures too.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct AnnotationRow {
-    /// Sha256 of what determines the answer, 64 hex digits.
+    /// Sha256 of what determines the answer, 64 hex digits. Of one request all outcomes but the last
+    /// are [`WITHDRAWN`].
     pub request_id: String,
     /// The query's content.
     pub query_content_id: String,
@@ -416,7 +421,7 @@ pub struct AnnotationRow {
     pub model: String,
     /// Version of the prompt.
     pub prompt_version: i32,
-    /// `ok`, or why there is no answer.
+    /// `ok`, or why there is no answer: [`WITHDRAWN`], or what the annotator says.
     pub outcome: String,
     /// What the two have in common and where they differ.
     pub description: Option<String>,

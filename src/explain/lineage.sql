@@ -41,6 +41,6 @@ LEFT JOIN image q ON q.image_id = t.query_id
 LEFT JOIN image g ON g.image_id = t.target_id
 LEFT JOIN negatives n USING (triplet_id)
 LEFT JOIN pairs p ON p.query_id = t.query_id AND p.target_id = t.target_id
-LEFT JOIN annotations a USING (request_id)
+LEFT JOIN (FROM annotations WHERE outcome <> 'withdrawn') a USING (request_id)
 LEFT JOIN turned_away r USING (request_id)
 LEFT JOIN history h USING (triplet_id)

@@ -23,7 +23,7 @@ use operators::{
 use schemas::{
     ContentId, Epoch,
     message::Record,
-    tables::{AnnotationRow, Audit, BlockedRow, EmbeddingRow},
+    tables::{AnnotationRow, Audit, BlockedRow, EmbeddingRow, WITHDRAWN},
 };
 use timely::{
     dataflow::operators::{
@@ -269,6 +269,10 @@ impl Desk {
             for row in &changes.contents {
                 let id = ContentId::parse(&row.content_id).expect("an id of contents");
                 self.measured.insert(id, (row.measures.clone(), (row.width, row.height)));
+            }
+            // A text about what has gone is not stored: it may be asked for again.
+            for row in changes.annotations.iter().filter(|row| row.outcome == WITHDRAWN) {
+                self.said.remove(&row.request_id);
             }
             // A question that is withdrawn may be in flight already: its answer comes all the same.
             let (gone, new): (Vec<_>, Vec<_>) = changes.requests.iter().partition(|r| r.1 < 0);

@@ -19,7 +19,7 @@ use schemas::{
     Channel, ContentId, caption_text,
     config::Keep,
     reject::Reason,
-    tables::{AnnotationRow, EmbeddingRow, ImageRow, request_id},
+    tables::{AnnotationRow, EmbeddingRow, ImageRow, WITHDRAWN, request_id},
 };
 
 use super::{
@@ -37,7 +37,8 @@ pub struct Grown {
     pub blocked: Vec<(String, String)>,
     pub contents: Vec<String>,
     pub embeddings: Vec<EmbeddingRow>,
-    pub annotations: Vec<String>,
+    /// Request, outcome and number of texts.
+    pub annotations: Vec<(String, String, usize)>,
 }
 
 impl Grown {
@@ -51,7 +52,7 @@ impl Grown {
             blocked: changes.blocked.iter().map(|b| (b.kind.clone(), b.value.clone())).collect(),
             contents: changes.contents.iter().map(|row| row.content_id.clone()).collect(),
             embeddings: changes.embeddings.clone(),
-            annotations: changes.annotations.iter().map(|row| row.request_id.clone()).collect(),
+            annotations: changes.annotations.iter().map(annotation).collect(),
         };
         grown.sorted()
     }
@@ -64,6 +65,11 @@ impl Grown {
         self.annotations.sort();
         self
     }
+}
+
+fn annotation(row: &AnnotationRow) -> (String, String, usize) {
+    let texts = row.instructions.len().max(row.audits.len()) + row.description.iter().len();
+    (row.request_id.clone(), row.outcome.clone(), texts)
 }
 
 /// What the other tables must show after an epoch.
@@ -83,6 +89,7 @@ pub struct Model {
     blocked: BTreeSet<(String, String)>,
     contents: BTreeSet<String>,
     vectors: BTreeSet<(usize, ContentId)>,
+    /// What was answered; before the first epoch too.
     memo: Vec<AnnotationRow>,
     /// Live images that a block took.
     pub taken: usize,
@@ -96,6 +103,11 @@ struct MinedImage {
 }
 
 impl Model {
+    /// A start with this memo.
+    pub fn with(memo: Vec<AnnotationRow>) -> Model {
+        Model { memo, ..Model::default() }
+    }
+
     pub fn epoch(&mut self, fed: &Fed, settings: &Settings) -> Grown {
         let mut grown = Grown::default();
         for row in &fed.blocks {
@@ -119,9 +131,20 @@ impl Model {
             grown.rejects.extend(self.message(message));
         }
         for row in &fed.answers {
-            grown.annotations.push(row.request_id.clone());
-            grown.rejects.extend(rejects_of(row, settings));
-            self.memo.push(row.clone());
+            let mut row = row.clone();
+            if !self.is_about_live(&row) {
+                if row.outcome == "ok" {
+                    row.outcome = WITHDRAWN.into();
+                }
+                row.description = None;
+                row.instructions.clear();
+                row.audits.clear();
+            }
+            grown.annotations.push(annotation(&row));
+            if row.outcome != WITHDRAWN {
+                grown.rejects.extend(rejects_of(&row, settings));
+                self.memo.push(row);
+            }
         }
         for mined in self.mined() {
             let content = &CONTENTS[mined.content];
@@ -189,6 +212,13 @@ impl Model {
             self.live.extend(row.map(|row| (id.clone(), row)));
         }
         rejected
+    }
+
+    /// Whether live images have both contents that an answer is about.
+    pub fn is_about_live(&self, row: &AnnotationRow) -> bool {
+        [&row.query_content_id, &row.target_content_id]
+            .iter()
+            .all(|id| self.live.values().any(|(live, _)| live.content_id == **id))
     }
 
     /// Rule 1.

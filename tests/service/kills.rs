@@ -15,7 +15,7 @@ use everpair::{
 use operators::{filter, flow::Answer};
 use schemas::{
     ContentId,
-    tables::{AnnotationRow, ContentRow, ImageRow, RejectRow, Row, Table, to_batch},
+    tables::{AnnotationRow, ContentRow, ImageRow, RejectRow, Row, Table, WITHDRAWN, to_batch},
 };
 
 pub use super::history::history;
@@ -95,10 +95,10 @@ fn exactly_once(place: &Place, name: &str) {
         (row.channel.clone(), row.encoder.clone(), row.content_id.clone())
     };
     once("embeddings", tables.embeddings.iter().map(vector));
-    once("annotations", tables.annotations.iter().map(|row| row.request_id.clone()));
+    let answers = tables.annotations.iter().filter(|row| row.outcome != WITHDRAWN);
+    once("annotations", answers.clone().map(|row| row.request_id.clone()));
     let rules = place.config(name).filter;
-    let judged =
-        tables.annotations.iter().map(|row| filter::accept(Arc::new(Answer::from(row)), &rules));
+    let judged = answers.map(|row| filter::accept(Arc::new(Answer::from(row)), &rules));
     let want = sorted(judged.flat_map(|(_, rejects)| rejects));
     let have = place.rows::<RejectRow>(name).into_iter().filter(|row| row.request_id.is_some());
     let have = sorted(have.map(|row| RejectRow { epoch: 0, ..row }));

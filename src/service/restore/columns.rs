@@ -10,7 +10,10 @@ use arrow_array::{
     types::{Int32Type, Int64Type},
 };
 use operators::{embed::KnownVector, flow::Answer};
-use schemas::{ContentId, tables::Audit};
+use schemas::{
+    ContentId,
+    tables::{Audit, WITHDRAWN},
+};
 
 /// The columns of `embeddings` that [`vectors`] reads.
 pub const OF_VECTORS: [&str; 5] = ["content_id", "channel", "encoder", "dim", "vector"];
@@ -76,7 +79,7 @@ pub fn vectors(batch: &RecordBatch) -> anyhow::Result<Vec<KnownVector>> {
     Ok(known)
 }
 
-/// Outcomes of requests, each with its epoch.
+/// Outcomes of requests, each with its epoch; what was withdrawn answers nothing.
 ///
 /// # Errors
 /// A column is not there.
@@ -113,7 +116,8 @@ pub fn answers(batch: &RecordBatch) -> anyhow::Result<Vec<(Arc<Answer>, i64)>> {
         };
         (Arc::new(answer), epochs.value(row))
     };
-    Ok((0..batch.num_rows()).map(answer).collect())
+    let answers = (0..batch.num_rows()).filter(|row| outcomes.value(*row) != WITHDRAWN);
+    Ok(answers.map(answer).collect())
 }
 
 struct Audits<'a> {
@@ -180,8 +184,10 @@ mod tests {
 
     #[test]
     fn answers_are_those_of_their_rows() {
-        let rows: Vec<AnnotationRow> = (0..9).map(annotation).collect();
+        let mut rows: Vec<AnnotationRow> = (0..9).map(annotation).collect();
+        rows.insert(4, AnnotationRow { outcome: WITHDRAWN.into(), ..annotation(9) });
         let read = answers(&to_batch(&rows).expect("a batch")).expect("answers");
+        rows.remove(4);
         let told = rows.iter().map(|row| (Arc::new(Answer::from(row)), row.epoch));
         assert!(read.iter().cloned().eq(told));
         assert_eq!(read.iter().filter(|(answer, _)| !answer.ok).count(), 2);
