@@ -1,10 +1,11 @@
 //! The whole pipeline, one line per box.
 //!
 //! ```text
-//!  Kafka ─► ingest ─► decode ─► screen ─► register ─► embed ─► neighbors ─► pairs ─► annotate ─► filter ─► triplets
-//!             │          │         │          │                                          │          │
-//!             │          └─────────┴──────────┴──────────────── rejects ◄────────────────┴──────────┘
-//!             └─ next offsets of the epoch ───────────────────────────────────► publish ◄── every table
+//!  Kafka ─► ingest ─► decode ─► screen ─► benchmarks ─► register ─► embed ─► neighbors ─► pairs ─► annotate
+//!             │          │         │           │            │                                          ┆ answers,
+//!             │          └─────────┴───────────┴────────────┴────► rejects ◄── filter ◄── admit ◄┄┄┄┄┄┄┘ epochs later
+//!             │                                                                   └─► triplets
+//!             └─ next offsets of the epoch ──────────────────────► publish ◄── every table
 //! ```
 //!
 //! Streams in, streams out: no broker, no store and no clock. The service puts a source in front

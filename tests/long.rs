@@ -112,6 +112,6 @@ fn a_hundred_thousand_images_that_are_all_alike_cost_what_others_do() {
 }
 
 #[test]
-fn the_five_thousandth_epoch_in_s3_is_committed_as_fast_as_the_first() {
+fn the_five_thousandth_epoch_asks_no_more_of_s3_than_the_hundredth() {
     peers::epochs::flat(5_000, 500);
 }

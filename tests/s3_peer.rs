@@ -358,6 +358,6 @@ fn of_two_services_on_the_same_tables_the_older_ends() {
 
 /// The target `long` has the same with 5,000 epochs.
 #[test]
-fn a_hundred_and_sixty_epochs_are_committed_equally_fast() {
+fn a_hundred_and_sixty_epochs_ask_equally_much_of_the_store() {
     epochs::flat(160, 40);
 }
