@@ -106,14 +106,18 @@ fn asked(store: &Store) -> anyhow::Result<Report> {
         Waited::Done(report) => Ok(*report),
         Waited::Nobody => bail!(
             "no service of these tables answered within {} s{}: start it (`everpair run`) and try \
-             again, or, where none runs, do it here and now with --take-over",
+             again, or, where none runs, do it here and now with --take-over. One that does run \
+             cannot reach these tables, and its log says why",
             limits::GC_PATIENCE.as_secs(),
             newest()?
         ),
         Waited::Lost => bail!(
-            "the service took the request and gave no sign of life for {} s{}, so it has probably \
-             ended: the request stays, and the service does it when it runs again (`everpair run`); \
-             where none is to run, do it here and now with `everpair gc --take-over`",
+            "the service took the request and gave no sign of life for {} s{}. Either it has ended: \
+             the request stays, and it is done when the service runs again (`everpair run`); where \
+             none is to run, do it here and now with `everpair gc --take-over`. Or it still runs \
+             and cannot reach the store (network, credentials, limits of the bucket), or the \
+             machine stands still: then its log says so, it goes on with this once it can, and \
+             another `everpair gc` waits for it",
             limits::GC_SILENCE.as_secs(),
             newest()?
         ),
@@ -232,7 +236,7 @@ pub fn collect(store: &Store, stop: &AtomicBool) -> anyhow::Result<Option<Report
 /// asked, for the tables are as they should be.
 pub fn serve(store: &Store, asked: &[Arc<Taken>], stop: &AtomicBool) -> anyhow::Result<bool> {
     tracing::info!("collecting what was taken down; the service goes on behind");
-    asked.iter().for_each(|taken| taken.collecting());
+    asked.iter().for_each(|taken| taken.moved_on());
     let collected = match stop.load(Ordering::Acquire) {
         true => Ok(None),
         false => collect(store, stop),

@@ -123,6 +123,7 @@ fn run_once(
     let known = Witnesses::new(&config.source.key, delta::latest_written(&store)?);
     let metrics = Arc::new(Metrics::new(store.clone(), settings.counters.clone()));
     let _console = Console::of(&config.service, &metrics)?;
+    let requests = look_for_requests(config, &store, &metrics)?;
     let publisher = delta::start(&store, &specs()).context("take over the tables")?;
     metrics.enter(Phase::Restoring);
     let (begin, mut shown, (states, schedule)) =
@@ -133,7 +134,6 @@ fn run_once(
     let progress =
         Arc::new(Progress { committed: AtomicU64::new(begin.epoch), stop: AtomicBool::new(false) });
     settings.state = states.state();
-    let requests = Requests::new(store.clone());
     let (answers_in, answers) = mpsc::channel();
     let (feed_in, feed) = mpsc::sync_channel(1);
     let (closed_in, closed) = mpsc::channel();
@@ -214,6 +214,20 @@ fn run_once(
     }
     metrics.enter(Phase::Collecting);
     gc::serve(&store, &asked, stop)
+}
+
+/// From the first moment on, so that whoever asks for something hears that a service is starting.
+fn look_for_requests(
+    config: &Config,
+    store: &Store,
+    metrics: &Arc<Metrics>,
+) -> anyhow::Result<Requests> {
+    let interval = match config.tables.is_remote() {
+        true => limits::REQUESTS_INTERVAL_REMOTE,
+        false => limits::REQUESTS_INTERVAL_FOLDER,
+    };
+    let requests = Requests::start(store.clone(), interval, metrics.clone());
+    requests.context("start the thread that looks for requests")
 }
 
 /// The epoch that the tables hold: one that changed nothing has left no trace in them.

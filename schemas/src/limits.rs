@@ -76,6 +76,10 @@ pub const FETCH_AHEAD_ROWS: usize = 1_024;
 /// Bytes of those records, fetched ones included; the one that all others wait for may be over it.
 pub const FETCH_AHEAD_BYTES: usize = 256 << 20;
 
+/// How often a service looks for requests of other commands in a folder.
+pub const REQUESTS_INTERVAL_FOLDER: Duration = Duration::from_millis(250);
+/// The same in an object store, where each look is paid for: half a million a month.
+pub const REQUESTS_INTERVAL_REMOTE: Duration = Duration::from_secs(5);
 /// Messages that one request may have read again; more become several requests.
 pub const REPLAY_ROWS: usize = 100_000;
 /// How long a replay waits for a source that gives nothing.
@@ -85,8 +89,9 @@ pub const REPLAY_PATIENCE: Duration = Duration::from_secs(60);
 pub const GC_PATIENCE: Duration = Duration::from_secs(15);
 /// How often a service that has a request of `gc` says that it lives.
 pub const GC_SIGN_INTERVAL: Duration = Duration::from_secs(2);
-/// How long `gc` waits for such a sign. A store that fails for longer than this looks like a service
-/// that is gone; then nothing is lost, as the request stays.
+/// How long `gc` waits for such a sign, while the store answers. A service that cannot reach the
+/// store for longer than this looks like one that is gone; then nothing is lost, as the request
+/// stays.
 pub const GC_SILENCE: Duration = Duration::from_secs(45);
 /// How often `gc` tells what it waits for.
 pub const GC_WORD_INTERVAL: Duration = Duration::from_secs(10);
@@ -270,5 +275,6 @@ const _: () = assert!(FETCH_AHEAD_BYTES >= ENCODED_BYTES_MAX);
 const _: () = assert!(STORED_SIDE_MAX <= SIDE_MAX);
 const _: () = assert!(TARGETS_PER_QUERY <= NEIGHBORS && NEIGHBORS <= NEIGHBORS_MAX);
 const _: () = assert!(GC_SIGN_INTERVAL.as_secs() * 10 <= GC_SILENCE.as_secs());
+const _: () = assert!(REQUESTS_INTERVAL_REMOTE.as_secs() * 2 < GC_PATIENCE.as_secs());
 const _: () = assert!(READ_BYTES <= EXPORT_GROUP_BYTES && EXPORT_BATCH_BYTES <= EXPORT_GROUP_BYTES);
 const _: () = assert!(EXPORT_GROUP_BYTES <= EXPORT_FILE_BYTES);

@@ -2,10 +2,7 @@
 //! that tells what has become of it.
 
 use std::{
-    sync::{
-        Arc, Condvar, Mutex,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, Condvar, Mutex},
     thread::JoinHandle,
     time::{Duration, Instant},
 };
@@ -24,6 +21,8 @@ use crate::{
 const FOLDER: &str = "_everpair/gc";
 /// How often is looked for news.
 const LOOK: Duration = Duration::from_millis(250);
+/// A look that takes longer than this is one at a store that does not answer.
+const STALLED: Duration = Duration::from_secs(1);
 
 /// What has become of a request.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -40,12 +39,24 @@ pub enum State {
 }
 
 /// A sign of life of the service that has a request.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Sign {
     /// Another one each time.
     pub number: u64,
+    /// Meanwhile.
+    pub at: At,
+}
+
+/// What a service is at that was asked for a collection.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum At {
+    /// It starts, and is so far.
+    Starting(String),
+    /// It commits what is open.
+    Committing,
     /// What was open is committed, and it collects.
-    pub collecting: bool,
+    Collecting,
 }
 
 /// How asking has ended.
@@ -118,21 +129,32 @@ pub struct Taken {
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
-#[derive(Default)]
 struct Shared {
-    collecting: AtomicBool,
+    at: Box<dyn Fn() -> At + Send + Sync>,
     over: Mutex<bool>,
     changed: Condvar,
 }
 
 impl Taken {
-    /// Begins to give signs of life.
-    pub fn new(store: &Store, id: String, object: String) -> Taken {
-        Taken::every(limits::GC_SIGN_INTERVAL, store, id, object)
+    /// Begins to give signs of life, with what the service is `at` then.
+    pub fn new(
+        store: &Store,
+        id: String,
+        object: String,
+        at: impl Fn() -> At + Send + Sync + 'static,
+    ) -> Taken {
+        Taken::every(limits::GC_SIGN_INTERVAL, store, id, object, at)
     }
 
-    fn every(interval: Duration, store: &Store, id: String, object: String) -> Taken {
-        let shared = Arc::new(Shared::default());
+    fn every(
+        interval: Duration,
+        store: &Store,
+        id: String,
+        object: String,
+        at: impl Fn() -> At + Send + Sync + 'static,
+    ) -> Taken {
+        let (over, changed) = Default::default();
+        let shared = Arc::new(Shared { at: Box::new(at), over, changed });
         let (at, of, name) = (store.clone(), shared.clone(), id.clone());
         let thread = std::thread::Builder::new().name("signs".into());
         let thread = thread.spawn(move || of.give(&at, &name, interval));
@@ -142,9 +164,8 @@ impl Taken {
         Taken { id, object, shared, thread: Mutex::new(thread.ok()) }
     }
 
-    /// What was open is committed.
-    pub fn collecting(&self) {
-        self.shared.collecting.store(true, Ordering::Release);
+    /// The service is at something else: a sign says so at once.
+    pub fn moved_on(&self) {
         self.shared.changed.notify_all();
     }
 
@@ -178,8 +199,7 @@ impl Shared {
     fn give(&self, store: &Store, id: &str, interval: Duration) {
         let mut number = 0;
         loop {
-            let collecting = self.collecting.load(Ordering::Acquire);
-            if let Err(error) = write(store, id, &State::Taken(Sign { number, collecting })) {
+            if let Err(error) = write(store, id, &State::Taken(Sign { number, at: (self.at)() })) {
                 tracing::warn!("whoever asked for gc is not told that this service lives: {error}");
             }
             number += 1;
@@ -208,22 +228,27 @@ pub fn ask(store: &Store, patience: Patience) -> delta::Result<Waited> {
     let request = requests::ask(store, &Request { collect, ..Request::default() })?;
     let asked = Instant::now();
     // The newest sign of life, since when, and when the person who waits was told something.
-    let (mut newest, mut since, mut told) = (None, asked, asked);
-    let seconds = |since: Instant| since.elapsed().as_secs();
+    let (mut newest, mut since, mut told): (Option<Sign>, _, _) = (None, asked, asked);
     loop {
-        match heard(store, &id)? {
+        let looked = Instant::now();
+        let state = heard(store, &id)?;
+        if looked.elapsed() > STALLED {
+            // Nor could a service say anything through a store that does not answer.
+            since += looked.elapsed();
+        }
+        match state {
             Some(State::Done(report)) => return Ok(Waited::Done(report)),
             Some(State::Failed(why)) => return Ok(Waited::Failed(why)),
             Some(State::Interrupted) => return Ok(Waited::Interrupted),
-            Some(State::Taken(sign)) if newest != Some(sign) => {
+            Some(State::Taken(sign)) if newest.as_ref() != Some(&sign) => {
                 if newest.is_none() {
-                    errln!("the service has it: it commits what is open, collects, and goes on");
+                    errln!("{}", sign.at.heard_first());
                     told = Instant::now();
                 }
                 (newest, since) = (Some(sign), Instant::now());
             }
             Some(State::Taken(_)) if since.elapsed() > patience.sign => return Ok(Waited::Lost),
-            None if asked.elapsed() > patience.taken => {
+            None if since.elapsed() > patience.taken => {
                 store.delete(&request)?;
                 // It may have been taken in the meantime.
                 std::thread::sleep(LOOK);
@@ -234,42 +259,71 @@ pub fn ask(store: &Store, patience: Patience) -> delta::Result<Waited> {
             _ => {}
         }
         if told.elapsed() > patience.word {
-            let silent = seconds(since);
-            match newest {
-                None => {
-                    let most = patience.taken.as_secs();
-                    errln!(
-                        "waiting for a service of these tables to take it: {silent} s of {most}"
-                    );
-                }
-                Some(_) if since.elapsed() > patience.word => errln!(
-                    "waiting for a sign of life of the service: the last one was {silent} s ago; \
-                     {} s are waited",
-                    patience.sign.as_secs()
-                ),
-                Some(sign) => {
-                    let waited = seconds(asked);
-                    let at = if sign.collecting { "collects" } else { "commits what is open" };
-                    errln!("waiting for the service, which {at} ({waited} s since it was asked)");
-                }
-            }
+            errln!("{}", words(newest.as_ref(), since, asked, patience));
             told = Instant::now();
         }
         std::thread::sleep(LOOK);
     }
 }
 
+impl At {
+    /// To a person who has asked, when a service has taken it.
+    fn heard_first(&self) -> String {
+        match self {
+            At::Starting(far) => format!(
+                "a service has it that is starting ({far}): it collects once it has started, and \
+                 starts again behind"
+            ),
+            _ => "the service has it: it commits what is open, collects, and goes on".into(),
+        }
+    }
+}
+
+/// What is waited for, `newest` being the last sign of life.
+fn words(newest: Option<&Sign>, since: Instant, asked: Instant, patience: Patience) -> String {
+    let (silent, waited) = (since.elapsed().as_secs(), asked.elapsed().as_secs());
+    let Some(sign) = newest else {
+        let most = patience.taken.as_secs();
+        return format!("waiting for a service of these tables to take it: {silent} s of {most}");
+    };
+    if since.elapsed() > patience.word {
+        return format!(
+            "waiting for a sign of life of the service: the last one was {silent} s ago; {} s are \
+             waited",
+            patience.sign.as_secs()
+        );
+    }
+    let at = match &sign.at {
+        At::Starting(far) => format!("is starting: {far}"),
+        At::Committing => "commits what is open".into(),
+        At::Collecting => "collects".into(),
+    };
+    format!("waiting for the service, which {at} ({waited} s since it was asked)")
+}
+
 #[cfg(test)]
 mod tests {
+    use object_store::{
+        memory::InMemory,
+        path::Path,
+        throttle::{ThrottleConfig, ThrottledStore},
+    };
+
     use super::*;
 
     const SIGN: Duration = Duration::from_secs(2);
 
     /// Asks, and lets a service of the test take it, live for longer than a sign may be late, and
     /// then end as `ends` does. How asking has ended, and after how long.
-    fn asked(ends: fn(&Store, Taken)) -> (Waited, Duration) {
+    fn asked(ends: impl FnOnce(&Store, Taken) + Send + 'static) -> (Waited, Duration) {
         let folder = tempfile::tempdir().expect("a temporary folder");
-        let store = Store::folder(folder.path()).expect("a folder is a store");
+        asked_in(&Store::folder(folder.path()).expect("a folder is a store"), ends)
+    }
+
+    fn asked_in(
+        store: &Store,
+        ends: impl FnOnce(&Store, Taken) + Send + 'static,
+    ) -> (Waited, Duration) {
         let of_service = store.clone();
         let service = std::thread::spawn(move || {
             let list = || of_service.list("_everpair/requests", "").expect("a list");
@@ -282,13 +336,14 @@ mod tests {
             let text = of_service.get(&name).expect("a store").expect("a request");
             let request: Request = serde_json::from_slice(&text).expect("JSON");
             let id = request.collect.expect("a collection");
-            let taken = Taken::every(Duration::from_millis(50), &of_service, id, name);
+            let often = Duration::from_millis(50);
+            let taken = Taken::every(often, &of_service, id, name, || At::Committing);
             std::thread::sleep(SIGN + SIGN / 4);
             ends(&of_service, taken);
         });
         let began = Instant::now();
         let patience = Patience { taken: Duration::from_secs(60), sign: SIGN, word: SIGN / 4 };
-        let waited = ask(&store, patience).expect("a store");
+        let waited = ask(store, patience).expect("a store");
         let took = began.elapsed();
         service.join().expect("the service of the test");
         let left = store.list("_everpair/requests", "").expect("a list").len();
@@ -310,5 +365,24 @@ mod tests {
         });
         assert!(matches!(waited, Waited::Done(_)), "{waited:?}");
         assert!(took > SIGN, "{took:?}");
+    }
+
+    /// A store that fails for a while, as requests that are tried again and again, hides the signs.
+    #[test]
+    fn silence_of_the_store_is_not_that_of_the_service() {
+        let config = ThrottleConfig::default();
+        let slow = Arc::new(ThrottledStore::new(InMemory::new(), config));
+        let store = Store::new(slow.clone(), Path::default()).expect("a store");
+        let (waited, took) = asked_in(&store, move |store, taken| {
+            slow.config_mut(|config| {
+                (config.wait_get_per_call, config.wait_put_per_call) = (SIGN * 2, SIGN * 5 / 2);
+            });
+            std::thread::sleep(SIGN);
+            // Those that wait now wait on.
+            slow.config_mut(|config| *config = ThrottleConfig::default());
+            std::thread::sleep(SIGN * 2);
+            taken.say(store, &State::Done(Box::default())).expect("a store");
+        });
+        assert!(matches!(waited, Waited::Done(_)), "{waited:?} after {took:?}");
     }
 }
