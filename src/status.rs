@@ -1,9 +1,15 @@
 //! `everpair status`: what the tables hold, and the counters of the newest run.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use anyhow::Context;
-use schemas::{benchmark, config::Config, reject::Reason, tables};
+use schemas::{
+    ContentId,
+    benchmark::{self, Header},
+    config::Config,
+    reject::Reason,
+    tables,
+};
 use serde_json::{Value, json};
 
 use crate::{
@@ -70,30 +76,60 @@ fn count_rejects(dataset: &Dataset) -> anyhow::Result<(BTreeMap<String, usize>, 
     Ok((counts, turned_away))
 }
 
-/// Each benchmark that is blocked: its images, of all versions together (those of versions that
-/// differ in their rules alone count once), and the messages that were turned away because of it.
+/// What is told of one benchmark.
+#[derive(Default)]
+struct Told {
+    /// By digest of what holds them: versions may differ in their rules alone.
+    sets: BTreeMap<String, (String, Header)>,
+    versions: Vec<String>,
+}
+
+impl Told {
+    /// Images of all versions; one that several have, by the same bytes, counts once. A single
+    /// version is not read for that: its vectors may be hundreds of megabytes.
+    fn images(&self, store: &Store) -> anyhow::Result<usize> {
+        if let (Some((_, header)), 1) = (self.sets.values().next(), self.sets.len()) {
+            return Ok(header.images);
+        }
+        let mut most: HashMap<ContentId, usize> = HashMap::new();
+        for (value, header) in self.sets.values() {
+            let mut of: HashMap<ContentId, usize> = HashMap::new();
+            for content in objects::images(store, value, header)?.contents {
+                *of.entry(content).or_default() += 1;
+            }
+            for (content, count) in of {
+                let held = most.entry(content).or_default();
+                *held = count.max(*held);
+            }
+        }
+        Ok(most.values().sum())
+    }
+}
+
+/// Each benchmark that is blocked: its images, of all versions together, and the messages that were
+/// turned away because of it.
 fn benchmarks(
     store: &Store,
     dataset: &Dataset,
     mut turned_away: TurnedAway,
 ) -> anyhow::Result<BTreeMap<String, Value>> {
-    let mut of: BTreeMap<String, (BTreeMap<String, usize>, Vec<String>)> = BTreeMap::new();
+    let mut of: BTreeMap<String, Told> = BTreeMap::new();
     let rows = dataset.rows::<tables::BlockedRow>()?;
     for value in objects::values(&rows) {
         let Some((name, _)) = benchmark::parse_value(value) else { continue };
         let header = objects::header(store, value)?;
-        let (images, values) = of.entry(name.to_owned()).or_default();
-        images.insert(header.data, header.images);
-        values.push(value.to_owned());
+        let told = of.entry(name.to_owned()).or_default();
+        told.sets.insert(header.data.clone(), (value.to_owned(), header));
+        told.versions.push(value.to_owned());
     }
-    let each = of.into_iter().map(|(name, (images, versions))| {
+    let each = of.into_iter().map(|(name, told)| {
         let by = turned_away.remove(&name).unwrap_or_default();
-        let all: usize = by.values().sum();
-        let images: usize = images.values().sum();
+        let (images, all) = (told.images(store)?, by.values().sum::<usize>());
+        let versions = told.versions;
         let told = json!({ "images": images, "versions": versions, "turned_away": all, "by": by });
-        (name, told)
+        Ok((name, told))
     });
-    Ok(each.collect())
+    each.collect()
 }
 
 /// The same for a person.

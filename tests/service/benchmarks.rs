@@ -267,6 +267,18 @@ fn what_cannot_be_blocked_is_said_and_nothing_is() {
     place.catch_up("tables");
     let told = status(&place, "tables")["benchmarks"]["b"].clone();
     assert_eq!((&told["images"], told["versions"].as_array().map(Vec::len)), (&3.into(), Some(2)));
+    // Nor are those that another version of it has too: of these three one is new. What a version
+    // has twice counts twice.
+    let name = |index: usize| format!("again-{index}.jpg");
+    let files = [(name(0), bytes_of(0)), (name(1), bytes_of(1)), (name(2), bytes_of(90))];
+    let twice = [files.to_vec(), vec![(name(3), bytes_of(90))]].concat();
+    let overlaps = folder(&place, "overlaps", &twice);
+    let overlaps = overlaps.to_str().expect("UTF-8");
+    let named = ["block", "--benchmark", "b", "--images", overlaps];
+    place.everpair("tables", &named).ended(0).says("its 2 earlier versions stay");
+    place.catch_up("tables");
+    let told = status(&place, "tables")["benchmarks"]["b"].clone();
+    assert_eq!((&told["images"], told["versions"].as_array().map(Vec::len)), (&5.into(), Some(3)));
     let ids: BTreeSet<String> = (0..3).map(|index| scenes::scene(index, SEED).id).collect();
     assert!(live(&place.tables("tables")).is_disjoint(&ids));
     place.verify("tables");
