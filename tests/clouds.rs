@@ -184,3 +184,19 @@ fn azure_holds_what_a_folder_holds() {
     let key = ("AZURE_STORAGE_ACCOUNT_KEY", KEY);
     same_as_a_folder("az://box/some/tables", &settings, Some(key));
 }
+
+/// With writes refused that follow one of the same name within a second, and requests that fail.
+#[test]
+fn gs_holds_what_a_folder_holds() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let account = folder.path().join("account.json");
+    let server = Server::start(|port| {
+        let mut command = Command::new(peer("EVERPAIR_PYTHON"));
+        let program = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/peers/gcs.py");
+        command.arg(program).args([&port.to_string(), "some-box"]).arg(&account);
+        command
+    });
+    let settings = format!("[tables.settings]\nbase_url = \"http://127.0.0.1:{}\"\n", server.port);
+    let key = ("GOOGLE_APPLICATION_CREDENTIALS", account.to_str().expect("UTF-8"));
+    same_as_a_folder("gs://some-box/some/tables", &settings, Some(key));
+}
