@@ -13,7 +13,7 @@ use everpair::scenes;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::peers::{peer, pipeline::finish};
+use crate::peers::{peer, pipeline::finish, readers};
 
 const SEED: u64 = 1;
 /// Rows that there must be to compare.
@@ -37,6 +37,18 @@ fn readme_commands() -> Vec<Vec<String>> {
         line.split_whitespace().map(str::to_owned).collect::<Vec<String>>()
     };
     block.lines().map(command).filter(|words| !words.is_empty()).collect()
+}
+
+/// What DuckDB answers to README's query, as it stands there but for the demo's folder.
+fn readme_query(at: &Exports) -> Vec<Value> {
+    let sql = include_str!("../README.md").split("```sql\n").nth(1).expect("a query");
+    let (first, query) = sql.split("```").next().expect("its end").split_once('\n').expect("lines");
+    let file = at.path("first.sql");
+    fs::write(&file, first).expect("a file");
+    let demo = at.path("data").display().to_string();
+    assert!(query.contains("everpair-demo/"), "{query}");
+    let query = query.trim().trim_end_matches(';').replace("everpair-demo", &demo);
+    readers::duckdb_script(&file, &query)
 }
 
 /// A demo, and exports beside it.
@@ -178,6 +190,7 @@ fn every_consumer_sees_the_rows_that_duckdb_sees() {
     for format in ["parquet", "hf", "webdataset"] {
         at.check(format, &format!("exports/{format}"), &old);
     }
+    assert_eq!(readme_query(&at).len(), 5);
     let rows = sorted(at.rows(&["megapairs", "exports/megapairs"]));
     same("megapairs", &rows, &megapairs_rows(&old));
     same("mmeb", &sorted(at.rows(&["mmeb", "exports/mmeb"])), &mmeb_rows(&old));

@@ -19,6 +19,7 @@ mod metrics;
 mod pipes;
 mod publish_model;
 mod push;
+mod readme;
 mod service;
 mod source;
 mod source_kafka;

@@ -131,6 +131,34 @@ fn every_reader_agrees(at: &Pipeline, tables: &[Table], spark: bool) {
     }
 }
 
+/// Exports, read as bare Parquet, hold the rows that the tables hold.
+fn exports_agree(at: &Pipeline) {
+    let to = |form: &str| at.path("exported").join(form).display().to_string();
+    for form in ["parquet", "hf"] {
+        at.everpair(&["export", "--format", form, "--to", &to(form)]);
+    }
+    let names = |table: Table| -> Vec<String> {
+        table.schema().fields().iter().map(|field| field.name().clone()).collect()
+    };
+    let mut compared: Vec<(String, Table)> = Table::ALL
+        .map(|table| (format!("{}/{}/*.parquet", to("parquet"), table.as_str()), table))
+        .to_vec();
+    compared.push((format!("{}/data/*.parquet", to("hf")), Table::Triplets));
+    for (files, table) in compared {
+        let name = table.as_str();
+        let columns = names(table).join(", ");
+        let [one, two] = [name.to_owned(), format!("read_parquet('{files}')")]
+            .map(|from| format!("(SELECT {columns} FROM {from})"));
+        let answer = &at.sql(&format!(
+            "SELECT (SELECT count(*) FROM {two}), (SELECT count(*) FROM ({one} EXCEPT ALL {two})), \
+             (SELECT count(*) FROM ({two} EXCEPT ALL {one}))"
+        ))[0];
+        // Nobody blocked anything here.
+        assert!(answer[0].as_u64() > Some(50) || table == Table::Blocked, "{files}: {answer}");
+        assert_eq!((&answer[1], &answer[2]), (&0.into(), &0.into()), "{files}");
+    }
+}
+
 /// Tables that no other test shows to all readers.
 const UNSEEN: [Table; 5] =
     [Table::Contents, Table::Annotations, Table::Triplets, Table::Changes, Table::Rejects];
@@ -325,4 +353,5 @@ fn a_topic_becomes_tables_in_s3_that_every_reader_agrees_about() {
     at.check();
     assert_eq!(at.rows_naming(&down), 0, "{down:?}");
     every_reader_agrees(&at, &Table::ALL, true);
+    exports_agree(&at);
 }

@@ -7,16 +7,21 @@ use std::{
     time::{Duration, Instant},
 };
 
-use everpair::source::{
-    self, Offsets, Polled, Source, SourceError,
-    kafka::{Kafka, TopicWriter},
-    witness::{Known, Witnesses},
+use everpair::{
+    scenes,
+    source::{
+        self, Offsets, Polled, Source, SourceError,
+        kafka::{Kafka, TopicWriter},
+        witness::{Known, Witnesses},
+    },
 };
 use rdkafka::{mocking::MockCluster, producer::DefaultProducerContext};
 use schemas::{
     config::{self, OnOffsetGone},
     message::Record,
 };
+
+use crate::service::place::Place;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 const WAIT: Duration = Duration::from_millis(50);
@@ -103,6 +108,48 @@ fn four_partitions_are_read_resumed_and_end_where_the_broker_says() {
     let mut source = source::open(&settings(&brokers, "images"), &next).unwrap();
     let records = read_to(&mut *source, &mut next, &ends);
     assert_eq!((records.len() as i64, next), (rest, ends));
+}
+
+/// One service reads them all, and each goes on where the tables are with it.
+#[test]
+fn several_topics_are_one_source() {
+    let (cluster, brokers) = cluster("shop", 2);
+    cluster.create_topic("crawl", 3, 1).unwrap();
+    let place = Place::new();
+    let config = format!(
+        "[source]\nbrokers = {brokers:?}\ntopics = [\"shop\", \"crawl\"]\n\
+         [tables]\nroot = \"tables\"\n[epoch]\nlinger = \"50 ms\"\n"
+    );
+    std::fs::write(place.path("tables.toml"), config).unwrap();
+    let send = |topic: &str, numbers: std::ops::Range<usize>| {
+        let mut writer = writer(&brokers, topic);
+        for number in numbers {
+            let scene = scenes::scene(number, 5);
+            writer.append(number, &scene.id, Some(&scene.jpeg_or_png), &[], 1_000).unwrap();
+        }
+        writer.flush().unwrap();
+        assert!(writer.fates().iter().all(|(_, fate)| fate.is_ok()));
+    };
+    let read = || {
+        place.catch_up("tables");
+        let mut of: BTreeMap<String, usize> = BTreeMap::new();
+        for row in place.tables("tables").images {
+            *of.entry(row.topic).or_default() += 1;
+        }
+        let latest = place.latest("tables").expect("an epoch");
+        for (topic, count) in &of {
+            let next = latest["offsets"][topic].as_object().expect("offsets by partition");
+            let all: i64 = next.values().filter_map(|next| next.as_i64()).sum();
+            assert_eq!(all, *count as i64, "{topic}: {next:?}");
+        }
+        of
+    };
+    send("shop", 0..20);
+    assert_eq!(read(), [("shop".to_owned(), 20)].into(), "the other one is empty");
+    send("crawl", 20..50);
+    send("shop", 50..55);
+    assert_eq!(read(), [("crawl".to_owned(), 30), ("shop".to_owned(), 25)].into());
+    place.verify("tables");
 }
 
 #[test]
