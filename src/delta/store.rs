@@ -1,6 +1,7 @@
 //! An object store behind blocking calls, and Parquet's view of one object.
 
 mod calls;
+mod keys;
 mod open;
 mod why;
 

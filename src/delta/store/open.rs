@@ -15,7 +15,10 @@ use object_store::{
 use schemas::limits;
 use url::Url;
 
-use super::super::{Error, Result};
+use super::{
+    super::{Error, Result},
+    keys,
+};
 
 /// Words of settings that hold secrets: these come from the environment, never from a config.
 const SECRETS: [&str; 7] =
@@ -54,7 +57,7 @@ pub(super) fn open(
                 builder = builder.with_config(known, value);
             }
             builder = profile::fill(builder).map_err(refused)?;
-            keys::are_there(&builder).map_err(refused)?;
+            keys::s3(&builder).map_err(refused)?;
             let client = with_http(client, builder.get_config_value(&AmazonS3ConfigKey::Endpoint));
             let builder = builder.with_retry(retry).with_client_options(client);
             Arc::new(builder.build().map_err(failed)?)
@@ -65,6 +68,7 @@ pub(super) fn open(
                 let known: GoogleConfigKey = key.parse().map_err(|_| unknown(key))?;
                 builder = builder.with_config(known, value);
             }
+            keys::google(&builder).map_err(refused)?;
             let client = with_http(client, builder.get_config_value(&GoogleConfigKey::BaseUrl));
             let builder = builder.with_retry(retry).with_client_options(client);
             Arc::new(builder.build().map_err(failed)?)
@@ -75,6 +79,7 @@ pub(super) fn open(
                 let known: AzureConfigKey = key.parse().map_err(|_| unknown(key))?;
                 builder = builder.with_config(known, value);
             }
+            keys::azure(&builder).map_err(refused)?;
             let client = with_http(client, builder.get_config_value(&AzureConfigKey::Endpoint));
             let builder = builder.with_retry(retry).with_client_options(client);
             Arc::new(builder.build().map_err(failed)?)
@@ -120,59 +125,6 @@ fn client() -> ClientOptions {
             "everpair/",
             env!("CARGO_PKG_VERSION")
         )))
-}
-
-/// Whether anything says who asks. Where nothing else does the client asks the machine that it runs
-/// on, for minutes where that is none of the cloud's.
-mod keys {
-    use std::{
-        net::{TcpStream, ToSocketAddrs},
-        time::Duration,
-    };
-
-    use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey as Key};
-    use url::Url;
-
-    use super::super::why::NO_KEYS;
-
-    /// Where a machine of the cloud tells its role's keys.
-    const METADATA: &str = "http://169.254.169.254";
-    /// It is next door, or not there.
-    const PATIENCE: Duration = Duration::from_secs(1);
-
-    pub(super) fn are_there(builder: &AmazonS3Builder) -> Result<(), String> {
-        let said = [
-            Key::AccessKeyId,
-            Key::SecretAccessKey,
-            Key::WebIdentityTokenFile,
-            Key::ContainerCredentialsRelativeUri,
-            Key::ContainerCredentialsFullUri,
-        ];
-        let unsigned = builder.get_config_value(&Key::SkipSignature).is_some_and(|v| v == "true");
-        if unsigned || said.iter().any(|key| builder.get_config_value(key).is_some()) {
-            return Ok(());
-        }
-        let disabled = std::env::var("AWS_EC2_METADATA_DISABLED");
-        if disabled.is_ok_and(|disabled| disabled.eq_ignore_ascii_case("true")) {
-            return Err(NO_KEYS.to_owned());
-        }
-        let endpoint = builder.get_config_value(&Key::MetadataEndpoint);
-        let endpoint = endpoint.unwrap_or_else(|| METADATA.to_owned());
-        match answers(&endpoint) {
-            true => Ok(()),
-            false => Err(format!("{NO_KEYS} (this machine's own, at {endpoint}, does not answer)")),
-        }
-    }
-
-    fn answers(endpoint: &str) -> bool {
-        let Some(url) = Url::parse(endpoint).ok() else { return false };
-        let Some((host, port)) = url.host_str().zip(url.port_or_known_default()) else {
-            return false;
-        };
-        let host = host.trim_start_matches('[').trim_end_matches(']');
-        let addresses = (host, port).to_socket_addrs().into_iter().flatten();
-        addresses.into_iter().any(|at| TcpStream::connect_timeout(&at, PATIENCE).is_ok())
-    }
 }
 
 /// The file where the tools of S3 keep credentials, which object_store does not read.

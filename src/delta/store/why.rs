@@ -17,6 +17,12 @@ pub(in crate::delta) fn why(error: &object_store::Error) -> String {
     if ["/latest/api/token", "/latest/meta-data"].iter().any(|path| text.contains(path)) {
         return format!("{NO_KEYS} (this machine has no role that gives any)");
     }
+    if text.contains("/computeMetadata/") {
+        return format!("{NO_KEYS_GOOGLE} (this machine has no role that gives any)");
+    }
+    if text.contains("/metadata/identity/") {
+        return format!("{NO_KEYS_AZURE} (this machine has no role that gives any)");
+    }
     let Some(code) = code(&text) else { return shortened(&text, error) };
     let advice = match code {
         "NoSuchBucket" | "ContainerNotFound" => {
@@ -55,6 +61,17 @@ pub(in crate::delta) fn why(error: &object_store::Error) -> String {
 pub(super) const NO_KEYS: &str = "no credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, \
                                   or AWS_PROFILE with ~/.aws/credentials, or run with a role of \
                                   the cloud";
+
+/// The same for Google's.
+pub(super) const NO_KEYS_GOOGLE: &str = "no credentials: name a service account's file in \
+                                         GOOGLE_APPLICATION_CREDENTIALS, or log in with gcloud \
+                                         auth application-default login, or run with a role of \
+                                         the cloud";
+/// The same for Azure's.
+pub(super) const NO_KEYS_AZURE: &str = "no credentials: set AZURE_STORAGE_ACCOUNT_NAME and \
+                                        AZURE_STORAGE_ACCOUNT_KEY, or what says the same of a \
+                                        SAS or a service principal, or run with a role of the \
+                                        cloud";
 
 /// How a file system, or a server with one, says that it has no room.
 const FULL: [&str; 4] = [
