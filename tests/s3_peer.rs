@@ -4,11 +4,14 @@
 use std::{
     collections::BTreeMap,
     fs,
+    io::{Read, Write},
+    net::TcpListener,
     path::PathBuf,
     process::{Command, Stdio},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
+        mpsc,
     },
     time::{Duration, Instant},
 };
@@ -317,6 +320,68 @@ fn a_missing_bucket_and_missing_or_wrong_keys_are_told_in_one_line() {
             refused(command, &["no credentials", "AWS_ACCESS_KEY_ID", "AWS_PROFILE"]);
         }
     }
+}
+
+/// A machine of the cloud, which tells its role's keys to whoever shows the token that it gave; its
+/// address, and what it was asked for.
+fn machine_with_a_role() -> (String, mpsc::Receiver<String>) {
+    const KEYS: &str = r#"{"Code": "Success", "AccessKeyId": "role", "SecretAccessKey": "test",
+        "Token": "test", "Expiration": "2099-01-01T00:00:00Z"}"#;
+    const ROLE: &str = "/latest/meta-data/iam/security-credentials/";
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = format!("http://{}", listener.local_addr().expect("an address"));
+    let (ask, asked) = mpsc::channel();
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            let (mut head, mut part) = (Vec::new(), [0; 1024]);
+            while !head.ends_with(b"\r\n\r\n") {
+                match stream.read(&mut part) {
+                    Ok(0) | Err(_) => break,
+                    Ok(read) => head.extend(&part[..read]),
+                }
+            }
+            let head = String::from_utf8_lossy(&head).to_lowercase();
+            let line = head.lines().next().unwrap_or_default().replace(" http/1.1", "");
+            let shown = head.contains("x-aws-ec2-metadata-token: one");
+            let (status, body) = match line.split_once(' ') {
+                Some(("put", "/latest/api/token")) => ("200 OK", "one"),
+                Some(("get", path)) if shown && path == ROLE => ("200 OK", "tables"),
+                Some(("get", path)) if shown && path == format!("{ROLE}tables") => ("200 OK", KEYS),
+                _ => ("401 Unauthorized", ""),
+            };
+            let length = body.len();
+            let answer = format!(
+                "HTTP/1.1 {status}\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{body}"
+            );
+            // Who only looks whether somebody is there does not wait for it.
+            let _ = stream.write_all(answer.as_bytes());
+            if !line.is_empty() && ask.send(line).is_err() {
+                return;
+            }
+        }
+    });
+    (address, asked)
+}
+
+#[test]
+fn keys_come_from_a_profile_or_from_the_machine_s_role() {
+    let (place, s3) = (Place::new(), S3::start());
+    place.configure("tables", &s3.root("tables"), &settings(s3.address()));
+    let (machine, asked) = machine_with_a_role();
+    let done = |arguments: &[&str], variables: &[(&str, &str)]| {
+        let mut command = place.command("tables", arguments);
+        command.env_remove("AWS_ACCESS_KEY_ID").env_remove("AWS_SECRET_ACCESS_KEY");
+        command.env("AWS_SHARED_CREDENTIALS_FILE", place.path("credentials"));
+        let (code, out, err) = finish(command.envs(variables.iter().copied()));
+        assert_eq!(code, Some(0), "{out}{err}");
+    };
+    done(&["run", "--until-caught-up"], &[("AWS_METADATA_ENDPOINT", &machine)]);
+    let asked: Vec<String> = asked.try_iter().collect();
+    assert!(asked.iter().any(|line| line.ends_with("/security-credentials/tables")), "{asked:?}");
+
+    let profiles = "[other]\naws_access_key_id = test\naws_secret_access_key = test\n";
+    fs::write(place.path("credentials"), profiles).expect("a file");
+    done(&["verify"], &[("AWS_PROFILE", "other"), ("AWS_EC2_METADATA_DISABLED", "true")]);
 }
 
 #[test]
