@@ -188,7 +188,8 @@ impl Tables {
     }
 }
 
-/// Compares every epoch with the model, which knows the memo of the start; what is shown after each epoch, the first one included.
+/// Compares every epoch with the model, which knows the memo of the start; what is shown after each
+/// epoch, the first one included.
 fn check(ran: &Ran, memo: Vec<AnnotationRow>, settings: &Settings, met: &Met) -> Vec<Shown> {
     assert_eq!(ran.closed.len(), 1 + ran.fed.len(), "every epoch is handed over, once");
     let (mut model, mut tables) = (Model::with(memo), Tables::default());

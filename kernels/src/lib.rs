@@ -7,7 +7,8 @@
 //! 3. [`measure`] and [`phash`]: what can be said of a picture without a model.
 //! 4. [`encoders`]: pictures and captions to vectors, built in and without weights; and with weights:
 //!    [`checkpoint`] reads a public one ([`safetensors`]), [`prepare`] does to a picture what its
-//!    authors did, [`tokenize`] to a text, [`transformer`] runs it, on [`lanes`] that agree to the bit on every processor.
+//!    authors did, [`tokenize`] to a text, [`transformer`] runs it, on [`lanes`] that agree to the
+//!    bit on every processor.
 //! 5. [`vector`]: vectors of 16-bit integers, their score, the band; where exactness comes from.
 //! 6. [`similarity`]: the same score for many vectors and many rows at once, above a threshold.
 //! 7. [`codes`]: vectors in 8 bits with a certificate, which say what cannot reach a threshold.
