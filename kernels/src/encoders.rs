@@ -1,6 +1,7 @@
-//! Encoders that are built in: for trying out and for tests, not for training data.
+//! Encoders: pictures and captions to vectors. [`pretrained`] runs public checkpoints; the others are
+//! built in, for trying out and for tests, not for training data.
 //!
-//! They know no objects and no meaning, only where colours lie (`builtin:layout`), where edges run
+//! Those that are built in know no objects and no meaning, only where colours lie (`builtin:layout`), where edges run
 //! (`builtin:edges`) and which words a caption uses (`builtin:words`). They need no weights, run at
 //! thousands of images per second and core, and are exact: sums are integers, and of floating-point
 //! operations only those are used that IEEE 754 rounds correctly, in a fixed order. A batch of n gives
@@ -12,6 +13,7 @@ use crate::decode::Pixels;
 
 mod edges;
 mod layout;
+pub mod pretrained;
 mod words;
 
 /// Turns pictures into vectors (see [`crate::vector`]).
@@ -25,8 +27,17 @@ pub trait ImageEncoder: Send + Sync {
     /// One vector per picture, in order; `None` where nothing can be told apart, as in a picture of
     /// one colour for an encoder of edges. Pictures may have any size; a long side of 256 is enough.
     fn encode(&self, batch: &[&Pixels]) -> Vec<Option<Box<[i16]>>>;
-    /// Bands of cosines, `low <= s < high`, for whoever configures none.
+    /// Bands of cosines, `low <= s < high`, for whoever configures none; none of a checkpoint.
     fn default_bands(&self) -> &[(f64, f64)];
+    /// What this encoder sees of a picture of full size; `None` where a copy with a long side of 256
+    /// is enough.
+    fn view(&self, _full: &Pixels) -> Option<Pixels> {
+        None
+    }
+    /// [`ImageEncoder::encode`] of what [`ImageEncoder::view`] gave.
+    fn encode_views(&self, batch: &[&Pixels]) -> Vec<Option<Box<[i16]>>> {
+        self.encode(batch)
+    }
 }
 
 /// Turns texts into vectors (see [`crate::vector`]).
@@ -41,6 +52,19 @@ pub trait TextEncoder: Send + Sync {
     fn encode(&self, batch: &[&str]) -> Vec<Option<Box<[i16]>>>;
     /// Bands of cosines, `low <= s < high`, for whoever configures none.
     fn default_bands(&self) -> &[(f64, f64)];
+}
+
+/// The long side of the copy that is enough for encoders without a view of their own.
+const SMALL_SIDE: u32 = 256;
+
+/// One vector per picture of full size, each by what the encoder sees of it.
+pub fn encode_full(encoder: &dyn ImageEncoder, batch: &[&Pixels]) -> Vec<Option<Box<[i16]>>> {
+    let views: Option<Vec<Pixels>> = batch.iter().map(|full| encoder.view(full)).collect();
+    if let Some(views) = views {
+        return encoder.encode_views(&views.iter().collect::<Vec<_>>());
+    }
+    let small: Vec<_> = batch.iter().map(|full| crate::resize::fit(full, SMALL_SIDE)).collect();
+    encoder.encode(&small.iter().map(|small| &**small).collect::<Vec<_>>())
 }
 
 /// The built-in encoder of that name: `builtin:layout` or `builtin:edges`.

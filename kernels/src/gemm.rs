@@ -258,5 +258,33 @@ per_path! {
     ) = multiply_body
 }
 
+#[inline(always)]
+fn same_tile_body<M: Machine>(depth: usize, repeats: usize, a: &Left, b: &Packed, out: &mut f32) {
+    let mut tile: Tile = [[0.0; COLUMNS]; ROWS];
+    assert_eq!(a.depth, depth, "as it was filled");
+    for _ in 0..repeats {
+        a.tile::<M>(0, b, 0, &mut tile);
+        *out += tile[0][0];
+    }
+}
+
+per_path! {
+    fn same_tile_run(
+        depth: usize, repeats: usize, a: &Left, b: &Packed, out: &mut f32,
+    ) = same_tile_body
+}
+
+/// Multiplies one and the same tile `repeats` times, and says how many operations that was (a
+/// multiply-add is two). The time it takes is a ceiling for every product.
+pub fn same_tile(path: crate::lanes::Path, repeats: usize) -> usize {
+    const DEPTH: usize = 128;
+    let (mut a, mut b, mut out) = (Left::default(), Packed::default(), 0.0);
+    a.fill(&[0.5; ROWS * DEPTH], DEPTH, ROWS, DEPTH);
+    b.fill_from_outputs(&[0.25; COLUMNS * DEPTH], DEPTH, COLUMNS, DEPTH);
+    same_tile_run(path, DEPTH, repeats, &a, &b, &mut out);
+    std::hint::black_box(out);
+    2 * ROWS * COLUMNS * DEPTH * repeats
+}
+
 #[cfg(test)]
 mod tests;

@@ -201,7 +201,7 @@ pub struct Tower<S> {
 
 /// Rows of tokens that go through the blocks together: enough that weights are read once for many,
 /// few enough that their activations stay near the processor.
-const ROWS_TOGETHER: usize = 1_024;
+const ROWS_TOGETHER: usize = 512;
 
 /// Buffers of a forward pass, which grow to what is needed and stay.
 pub struct Work {

@@ -259,14 +259,14 @@ def eva():
 
 
 def bert():
-    config = hf.BertConfig(vocab_size=120, hidden_size=64, num_hidden_layers=2,
+    config = hf.BertConfig(vocab_size=300, hidden_size=64, num_hidden_layers=2,
                            num_attention_heads=2, intermediate_size=100,
                            max_position_embeddings=40)
     model, files, rows = hub(hf.BertModel(config), 50)
     mean = {**files, "1_Pooling/config.json": {"pooling_mode_mean_tokens": True}}
-    yield text_case("bert-mean", lambda x: model(x).last_hidden_state.mean(1), mean, rows, 50, 120, 33)
+    yield text_case("bert-mean", lambda x: model(x).last_hidden_state.mean(1), mean, rows, 50, 300, 33)
     first = {**files, "1_Pooling/config.json": {"pooling_mode_cls_token": True}}
-    yield text_case("bert-cls", lambda x: model(x).last_hidden_state[:, 0], first, rows, 50, 120, 40)
+    yield text_case("bert-cls", lambda x: model(x).last_hidden_state[:, 0], first, rows, 50, 300, 40)
 
 
 def main():

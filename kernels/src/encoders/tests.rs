@@ -195,3 +195,90 @@ const FINGERPRINTS: [(&str, &str); 3] = [
     ("73d53a897a03803a", "a2bd5e0b2f7afcbc"),
     ("4738558debbde345", "6a87bb01415fb785"),
 ];
+
+/// A folder of a tiny DINOv2 whose tensors are all alike, but for what `change` does to them.
+fn folder(change: impl Fn(&str, &mut [f32])) -> crate::checkpoint::Folder {
+    let width = 8;
+    let mut tensors = vec![
+        ("embeddings.cls_token".to_owned(), vec![1, 1, width]),
+        ("embeddings.position_embeddings".into(), vec![1, 5, width]),
+        ("embeddings.patch_embeddings.projection.weight".into(), vec![width, 3, 4, 4]),
+        ("embeddings.patch_embeddings.projection.bias".into(), vec![width]),
+        ("encoder.layer.0.layer_scale1.lambda1".into(), vec![width]),
+        ("encoder.layer.0.layer_scale2.lambda1".into(), vec![width]),
+    ];
+    let mut layer = |name: &str, shape: &[usize]| {
+        tensors.push((format!("{name}.weight"), shape.to_vec()));
+        tensors.push((format!("{name}.bias"), shape[..1].to_vec()));
+    };
+    for part in
+        ["attention.attention.query", "attention.attention.key", "attention.attention.value"]
+    {
+        layer(&format!("encoder.layer.0.{part}"), &[width, width]);
+    }
+    layer("encoder.layer.0.attention.output.dense", &[width, width]);
+    layer("encoder.layer.0.norm1", &[width]);
+    layer("encoder.layer.0.norm2", &[width]);
+    layer("encoder.layer.0.mlp.fc1", &[2 * width, width]);
+    layer("encoder.layer.0.mlp.fc2", &[width, 2 * width]);
+    layer("layernorm", &[width]);
+    let (mut header, mut data) = (Vec::new(), Vec::new());
+    for (name, shape) in tensors {
+        let begin = data.len();
+        let count = shape.iter().product::<usize>();
+        let mut numbers: Vec<f32> = (0..count).map(|i| (i * 37 % 23) as f32 / 20.0 - 0.5).collect();
+        change(&name, &mut numbers);
+        data.extend(numbers.iter().flat_map(|x| x.to_le_bytes()));
+        let end = data.len();
+        header.push(format!(
+            r#""{name}":{{"dtype":"F32","shape":{shape:?},"data_offsets":[{begin},{end}]}}"#
+        ));
+    }
+    let header = format!("{{{}}}", header.join(","));
+    let config = r#"{"model_type":"dinov2","hidden_size":8,"num_attention_heads":2,"mlp_ratio":2,
+        "num_hidden_layers":1,"image_size":8,"patch_size":4}"#;
+    let preparation = r#"{"size":{"shortest_edge":12},"crop_size":{"height":8,"width":12}}"#;
+    crate::checkpoint::Folder {
+        texts: [("config.json", config), ("preprocessor_config.json", preparation)]
+            .map(|(name, text)| (name.to_owned(), text.to_owned()))
+            .into(),
+        weights: vec![[&(header.len() as u64).to_le_bytes(), header.as_bytes(), &data].concat()],
+    }
+}
+
+#[test]
+fn a_checkpoint_is_an_encoder() {
+    let noise = |seed: u32, width: u32, height: u32| {
+        let byte = |i: u32| ((i + seed).wrapping_mul(2_654_435_761) >> 24) as u8;
+        Pixels { width, height, rgb: (0..3 * width * height).map(byte).collect() }
+    };
+    let whole = folder(|_, _| {});
+    let encoder = pretrained::image("tiny", &whole).expect("it fits");
+    assert_eq!((encoder.name(), encoder.dim(), encoder.digest().len()), ("tiny", 8, 16));
+    let pictures: Vec<Pixels> = (0..19).map(|i| noise(i, 300 + i, 20 + 16 * i)).collect();
+    let batch: Vec<&Pixels> = pictures.iter().collect();
+    let vectors = encoder.encode(&batch);
+    assert!(vectors.iter().flatten().count() == 19 && vectors[0] != vectors[1]);
+    assert_eq!(encode_full(&*encoder, &batch), vectors, "by way of views");
+    for (picture, vector) in batch.iter().zip(&vectors) {
+        assert_eq!(encoder.encode(&[picture]), std::slice::from_ref(vector));
+        let view = encoder.view(picture).expect("it has a view of its own");
+        assert_eq!((view.width, view.height), (12, 8));
+    }
+    // Weights and preparation change the digest; a tokenizer and a name do not.
+    let digest = |folder: &crate::checkpoint::Folder| {
+        pretrained::image("other", folder).expect("it fits").digest()
+    };
+    let other = folder(|name, x| x[0] += f32::from(u8::from(name == "layernorm.bias")));
+    assert_ne!(digest(&other), encoder.digest());
+    let mut other = whole.clone();
+    other.texts.insert("tokenizer.json".into(), "{}".into());
+    assert_eq!(digest(&other), encoder.digest());
+    other.texts.insert("preprocessor_config.json".into(), "{}".into());
+    assert_ne!(digest(&other), encoder.digest());
+    // What is no number is no vector, and nothing breaks.
+    let broken = folder(|name, x| x[0] = if name == "layernorm.bias" { f32::NAN } else { x[0] });
+    let broken = pretrained::image("broken", &broken).expect("it fits");
+    assert_eq!(broken.encode(&batch[..2]), [None, None]);
+    assert!(pretrained::text("tiny", &whole).is_err());
+}
