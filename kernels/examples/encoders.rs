@@ -50,7 +50,8 @@ fn main() {
 
 fn images(name: &str, model: &ImageModel, path: Path, threads: usize, ceiling: f64) {
     let [height, width] = model.preparation.crop;
-    let rgb = (0..3 * height * width).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+    let rgb =
+        (0..3 * height * width).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
     let numbers = model.preparation.numbers(&Pixels { width, height, rgb });
     let trunk = &model.tower.trunk;
     let patch = 3 * model.tower.stem.patch.pow(2) * trunk.width;
