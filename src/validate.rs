@@ -284,16 +284,17 @@ fn annotator(config: &Config) -> Check {
 
 /// What an image takes besides vectors and lists: ids, maps, its row's key.
 const IMAGE_BYTES: u64 = 1_000;
-/// An entry of a list.
+/// An entry of a list: a version and its score, or its rank.
 const ENTRY_BYTES: u64 = 16;
 
-/// What a component of a vector takes: 16 bits as it came, and 16 and 8 where it is searched.
-const COMPONENT_BYTES: u64 = 5;
-/// What a searched row takes besides: its floor, and what the rest of its code can still give.
-const ROW_BYTES: u64 = 40;
+/// What a component of a vector takes: 16 bits, and the 8 by which it is searched.
+const COMPONENT_BYTES: u64 = 3;
+/// What a searched row takes besides: its floor, what the rest of its code can still give, where its
+/// vector is, and what the memo of vectors and the lists have of their own for it.
+const ROW_BYTES: u64 = 300;
 
-/// What the live images take in memory: each channel's vector, padded to a cache line, and its
-/// lists. An estimate.
+/// What the live images take in memory: each channel's vector, once in 16 bits and once in 8, and
+/// its lists. An estimate; `operators`' test of memory measures what the boxes of mining take.
 fn memory(config: &Config, dataset: Option<&Dataset>) -> Option<Check> {
     let encoders = settings::settings(config).ok()?.encoders;
     let mining = settings::mining(config).ok()?;
@@ -301,7 +302,8 @@ fn memory(config: &Config, dataset: Option<&Dataset>) -> Option<Check> {
         let dim = encoders.dim(channel).unwrap_or(0).next_multiple_of(64) as u64;
         let vector = COMPONENT_BYTES * dim + ROW_BYTES;
         let at = channel.index();
-        let entries = (mining.neighbors[at] + mining.slack) * mining.bands[at].len();
+        // Those that are kept, and those that the pairs are made of.
+        let entries = (2 * mining.neighbors[at] + mining.slack) * mining.bands[at].len();
         vector + entries as u64 * ENTRY_BYTES
     };
     let each = IMAGE_BYTES + Channel::ALL.into_iter().map(of).sum::<u64>();

@@ -101,6 +101,18 @@ impl Coder {
         slack.min(ALWAYS as u128) as i32
     }
 
+    /// What one step of a code stands for.
+    #[cfg(test)]
+    pub(crate) fn step(&self) -> i64 {
+        self.step
+    }
+
+    /// Components that are rotated together.
+    #[cfg(test)]
+    pub(crate) fn block(&self) -> usize {
+        self.block
+    }
+
     /// Bytes of a stage, a multiple of 64; the last stage may be shorter.
     pub fn stage_width(&self) -> usize {
         (self.width / STAGES_MAX).next_multiple_of(WIDTH_STEP)

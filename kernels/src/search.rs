@@ -36,7 +36,7 @@
 
 use std::ops::{Range, RangeInclusive};
 
-use crate::similarity;
+use crate::similarity::{self, Rows};
 use crate::vector::dot;
 
 mod coded;
@@ -159,7 +159,8 @@ pub fn search_by(
         return;
     }
     queries.look_for(rows.coder(), &scores);
-    let mut work = Work { path, queries, rows, scores, sides, hit };
+    let gathered = Rows::new(rows.dim());
+    let mut work = Work { path, queries, rows, scores, sides, hit, gathered };
     let (mut survivors, mut dense_left) = (Vec::new(), 0usize);
     let mut pace = Pace::new(work.rows.check());
     for first in (range.start / PAIR * PAIR..range.end).step_by(PAIR) {
@@ -194,6 +195,8 @@ struct Work<'a> {
     scores: RangeInclusive<i32>,
     sides: Sides,
     hit: Hit<'a>,
+    /// The vectors of one block, side by side, once a block has been multiplied whole.
+    gathered: Rows,
 }
 
 impl Work<'_> {
@@ -201,7 +204,8 @@ impl Work<'_> {
     fn rescore(&mut self, first: usize, survivors: &mut Vec<Survivor>) {
         for (q, lane) in survivors.drain(..) {
             let (q, r) = (q as usize, first + lane as usize);
-            let score = dot(self.queries.vectors().query(q), self.rows.vectors().padded(r));
+            let query = &self.queries.vectors().query(q)[..self.rows.dim()];
+            let score = dot(query, self.rows.row(r));
             self.decide(q, r, score);
         }
     }
@@ -214,18 +218,20 @@ impl Work<'_> {
         }
         let lo = lowest.max(*self.scores.start());
         let mut found = Vec::new();
-        let hi = *self.scores.end();
-        (self.path.exact)(
-            self.queries.vectors(),
-            self.rows.vectors(),
-            block,
-            lo,
-            &mut |q, r, score| {
-                if score <= hi {
-                    found.push((q, r, score));
-                }
-            },
-        );
+        let (first, count, hi) = (block.start, block.len(), *self.scores.end());
+        for (i, r) in block.enumerate() {
+            if i == self.gathered.len() {
+                self.gathered.push(self.rows.row(r));
+            } else {
+                self.gathered.set(i, self.rows.row(r));
+            }
+        }
+        let vectors = self.queries.vectors();
+        (self.path.exact)(vectors, &self.gathered, 0..count, lo, &mut |q, i, score| {
+            if score <= hi {
+                found.push((q, first + i, score));
+            }
+        });
         for (q, r, score) in found {
             self.decide(q, r, score);
         }

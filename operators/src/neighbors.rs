@@ -50,7 +50,6 @@ mod shard;
 
 pub use book::VectorBook;
 pub use checkpoint::{Remembered, State};
-use kept::Candidate;
 use shard::{Offer, Rescan, Scan, Shard};
 
 /// Rules 3 to 6 in numbers. Arrays are by [`schemas::Channel::index`].
@@ -120,23 +119,12 @@ impl Counters {
 }
 
 /// A neighbour in N_c of some image (rule 3).
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct Neighbor {
-    /// s_c of the two.
-    pub score: i32,
     /// Which version.
     pub row: RowId,
-    /// Of which image.
-    pub image_id: Arc<str>,
     /// From 1, within its band.
     pub rank: i32,
-}
-
-impl Neighbor {
-    fn new(candidate: &Candidate, rank: i32) -> Neighbor {
-        let image_id = Arc::clone(&candidate.image_id);
-        Neighbor { score: candidate.score, row: candidate.row, image_id, rank }
-    }
 }
 
 /// N_c of one image at the end of an epoch that changed it.

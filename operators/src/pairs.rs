@@ -103,8 +103,8 @@ struct Query {
     listed: Option<(RowId, [Vec<Neighbor>; 3])>,
     /// How often each target is watched; never 0.
     watched: BTreeMap<Arc<str>, isize>,
-    /// The rows that hold now, by target.
-    pairs: BTreeMap<Arc<str>, Pair>,
+    /// The rows that hold now, by target: few, and a map of few has room for many.
+    pairs: Box<[Pair]>,
 }
 
 impl State {
@@ -167,19 +167,19 @@ impl State {
             Some((row, channels)) => rules.pairs(*row, channels, &query.watched, epoch),
             None => BTreeMap::new(),
         };
-        let before = std::mem::replace(&mut query.pairs, pairs);
-        for (target_id, pair) in &before {
-            if query.pairs.get(target_id) != Some(pair) {
-                changes.push((pair.clone(), -1));
-            }
-        }
-        for (target_id, pair) in &query.pairs {
-            if before.get(target_id) != Some(pair) {
-                changes.push((pair.clone(), 1));
-            }
-        }
+        let before = std::mem::replace(&mut query.pairs, pairs.into_values().collect());
+        changes.extend(missing(&before, &query.pairs).map(|pair| (pair.clone(), -1)));
+        changes.extend(missing(&query.pairs, &before).map(|pair| (pair.clone(), 1)));
         if query.listed.is_none() && query.watched.is_empty() {
             self.queries.remove(query_id);
         }
     }
+}
+
+/// The pairs of `held` that `other` has not; both are by target.
+fn missing<'a>(held: &'a [Pair], other: &'a [Pair]) -> impl Iterator<Item = &'a Pair> {
+    held.iter().filter(|pair| {
+        let at = other.binary_search_by(|other| other.target_id.cmp(&pair.target_id));
+        at.map(|at| &other[at]) != Ok(pair)
+    })
 }

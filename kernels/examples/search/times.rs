@@ -1,6 +1,9 @@
 //! Whole searches, timed.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use kernels::{
     search::{CodedRows, Floors, NEVER, Path, Queries, Sides, paths, search_by},
@@ -67,7 +70,7 @@ fn shares(corpus: &Corpus, threads: usize, band: Band) -> Vec<Share> {
             let rows = &corpus.rows[(t * step).min(corpus.rows.len())..];
             let mut coded = CodedRows::new(corpus.dim);
             for row in &rows[..step.min(rows.len())] {
-                let i = coded.push(row);
+                let i = coded.push(Arc::from(&**row));
                 coded.set_floor(i, band.lo);
             }
             let lists = vec![List::new(); coded.len()];

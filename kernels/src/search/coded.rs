@@ -1,13 +1,16 @@
 //! Rows as vectors and as codes, laid out for the filter.
 
-use std::ops::Range;
+use std::{ops::Range, sync::Arc};
 
 use super::{NEVER, NEVER_WANTED, Sides};
 use crate::codes::Coder;
-use crate::similarity::Rows;
 
 /// Rows whose codes lie side by side: lane `l` of a line belongs to row `l`.
 pub(super) const PANEL: usize = 16;
+
+/// Bytes of codes that are allocated at once: a corpus of any size has at most so many to spare, and
+/// none is ever copied because there are more rows.
+const CHUNK_BYTES: usize = 1 << 20;
 
 /// A code of zeros, four bytes of it: see the module on the offset.
 const ZEROS: i32 = i32::from_le_bytes([0x80; 4]);
@@ -19,16 +22,21 @@ pub(super) struct Line(pub [i32; PANEL]);
 
 /// A growable matrix of rows of `dim` components that can be searched: as 16-bit vectors and as
 /// 8-bit codes, with the floor of each row, see [`super::search`].
+///
+/// The vectors are shared with whoever gave them, so that a process holds each once; the codes are
+/// its own. Rows have no holes: the last one moves into the gap that a removal leaves.
 pub struct CodedRows {
-    rows: Rows,
+    rows: Vec<Arc<[i16]>>,
     codes: Codes,
     floors: Vec<i32>,
 }
 
 struct Codes {
     coder: Coder,
-    /// Panel after panel: a line of reaches for each stage, then the codes.
-    lines: Vec<Line>,
+    /// Panel after panel: a line of reaches for each stage, then the codes. All chunks but the last
+    /// have as many panels as fit, an even number.
+    chunks: Vec<Vec<Line>>,
+    panels_per_chunk: usize,
     /// The floor of each row as a product of codes.
     wants: Vec<Line>,
     /// The stage at which the last search asked.
@@ -55,41 +63,34 @@ impl CodedRows {
     /// No rows yet, of `dim` components each. Panics unless `dim` is within 1 to
     /// [`DIM_MAX`](crate::codes::DIM_MAX).
     pub fn new(dim: usize) -> CodedRows {
-        CodedRows { rows: Rows::new(dim), codes: Codes::new(dim), floors: Vec::new() }
+        CodedRows { rows: Vec::new(), codes: Codes::new(dim), floors: Vec::new() }
     }
 
     /// Appends a row that looks for nothing ([`NEVER`]) and returns its index. Panics if it has not
     /// `dim` components.
-    pub fn push(&mut self, row: &[i16]) -> usize {
-        let i = self.rows.push(row);
+    pub fn push(&mut self, row: Arc<[i16]>) -> usize {
+        assert_eq!(row.len(), self.dim(), "a row has the matrix's dimension");
+        let i = self.rows.len();
+        self.codes.grow(i + 1);
+        self.codes.set(i, &row);
+        self.rows.push(row);
         self.floors.push(NEVER);
-        self.codes.grow(self.rows.len());
-        self.codes.set(i, row);
         i
     }
 
-    /// Replaces row `i`, which then looks for nothing. Panics if it is not there or `row` has not
-    /// `dim` components.
-    pub fn set(&mut self, i: usize, row: &[i16]) {
-        self.rows.set(i, row);
-        self.codes.set(i, row);
-        self.set_floor(i, NEVER);
-    }
-
-    /// Makes row `to` what row `from` is, floor included.
-    pub fn copy_within(&mut self, from: usize, to: usize) {
-        let row = self.rows.row(from).to_vec();
-        self.rows.set(to, &row);
-        self.codes.copy(from, to);
-        self.set_floor(to, self.floors[from]);
-    }
-
-    /// Sets row `i` to zero in every form, so that its score with anything is 0, and it looks for
-    /// nothing. A search with `lo <= 0` may still hit it: whoever clears rows knows which live.
-    pub fn clear(&mut self, i: usize) {
-        self.rows.clear(i);
-        self.codes.clear(i);
-        self.set_floor(i, NEVER);
+    /// Removes row `i`; the last row, if it is another, is row `i` from now on, floor included. No
+    /// byte of what was removed stays in memory that is only spare. Panics if it is not there.
+    pub fn swap_remove(&mut self, i: usize) {
+        self.rows.swap_remove(i);
+        self.floors.swap_remove(i);
+        let last = self.rows.len();
+        if i != last {
+            self.codes.copy(last, i);
+        }
+        self.codes.clear(last);
+        self.codes.shrink(last);
+        shrink(&mut self.rows);
+        shrink(&mut self.floors);
     }
 
     /// Says that row `i` has no use for scores below `floor`.
@@ -103,9 +104,9 @@ impl CodedRows {
         self.floors[i]
     }
 
-    /// Row `i`, without padding.
+    /// Row `i`.
     pub fn row(&self, i: usize) -> &[i16] {
-        self.rows.row(i)
+        &self.rows[i]
     }
 
     /// Number of rows.
@@ -120,22 +121,15 @@ impl CodedRows {
 
     /// Components of a row.
     pub fn dim(&self) -> usize {
-        self.rows.dim()
+        self.codes.coder.dim()
     }
 
-    /// Bytes held for rows in all forms, spare capacity included.
+    /// Bytes held beside the shared vectors, spare capacity included.
     pub fn bytes(&self) -> usize {
-        let lines = self.codes.lines.capacity() + self.codes.wants.capacity();
-        self.rows.bytes() + lines * size_of::<Line>() + self.floors.capacity() * size_of::<i32>()
-    }
-
-    /// Whether every byte of row `i` but its floor is what [`CodedRows::clear`] leaves.
-    pub fn is_clear(&self, i: usize) -> bool {
-        self.rows.padded(i).iter().all(|&x| x == 0) && self.codes.is_clear(i)
-    }
-
-    pub(super) fn vectors(&self) -> &Rows {
-        &self.rows
+        let lines: usize = self.codes.chunks.iter().map(Vec::capacity).sum();
+        (lines + self.codes.wants.capacity()) * size_of::<Line>()
+            + self.rows.capacity() * size_of::<Arc<[i16]>>()
+            + self.floors.capacity() * size_of::<i32>()
     }
 
     pub(super) fn coder(&self) -> &Coder {
@@ -148,6 +142,14 @@ impl CodedRows {
 
     pub(super) fn set_check(&mut self, check: usize) {
         self.codes.check = check;
+    }
+
+    /// Whether the lanes of the last panel behind the rows hold nothing.
+    #[cfg(test)]
+    pub(super) fn spare_is_clear(&self) -> bool {
+        let end = self.codes.wants.len() * PANEL;
+        (self.len()..end).all(|i| self.codes.is_clear(i))
+            && self.codes.wants.len() == self.len().div_ceil(PANEL)
     }
 
     /// The panels of `block`, which are two that begin at an even panel.
@@ -173,7 +175,9 @@ impl Codes {
     fn new(dim: usize) -> Codes {
         let coder = Coder::new(dim);
         let check = coder.stages() / 2;
-        Codes { coder, lines: Vec::new(), wants: Vec::new(), check }
+        let panel_bytes = (coder.stages() + coder.width() / 4) * size_of::<Line>();
+        let panels_per_chunk = 2 * (CHUNK_BYTES / panel_bytes / 2).max(1);
+        Codes { coder, chunks: Vec::new(), panels_per_chunk, wants: Vec::new(), check }
     }
 
     fn panel_lines(&self) -> usize {
@@ -181,22 +185,48 @@ impl Codes {
     }
 
     fn panel(&self, panel: usize) -> &[Line] {
-        &self.lines[panel * self.panel_lines()..][..self.panel_lines()]
+        let begin = panel % self.panels_per_chunk * self.panel_lines();
+        &self.chunks[panel / self.panels_per_chunk][begin..][..self.panel_lines()]
     }
 
     fn panel_mut(&mut self, panel: usize) -> (&mut [Line], &mut [Line]) {
         let lines = self.panel_lines();
-        self.lines[panel * lines..][..lines].split_at_mut(self.coder.stages())
+        let begin = panel % self.panels_per_chunk * lines;
+        let chunk = &mut self.chunks[panel / self.panels_per_chunk];
+        chunk[begin..][..lines].split_at_mut(self.coder.stages())
     }
 
     fn grow(&mut self, rows: usize) {
+        let most = self.panels_per_chunk * self.panel_lines();
         while self.wants.len() * PANEL < rows {
+            if self.wants.len().is_multiple_of(self.panels_per_chunk) {
+                self.chunks.push(Vec::new());
+            }
             self.wants.push(Line([NEVER_WANTED; PANEL]));
-            let stages = self.coder.stages();
-            self.lines.resize(self.lines.len() + stages, Line([0; PANEL]));
-            let end = self.lines.len() + self.coder.width() / 4;
-            self.lines.resize(end, Line([ZEROS; PANEL]));
+            let (stages, words) = (self.coder.stages(), self.coder.width() / 4);
+            let chunk = self.chunks.last_mut().expect("there is one by now");
+            if chunk.len() == chunk.capacity() {
+                // Twice as much, as a vector grows by itself, but not more than is ever used.
+                let more = chunk.len().max(stages + words).min(most - chunk.len());
+                chunk.reserve_exact(more);
+            }
+            chunk.resize(chunk.len() + stages, Line([0; PANEL]));
+            chunk.resize(chunk.len() + words, Line([ZEROS; PANEL]));
         }
+    }
+
+    /// Lets go of what so many rows do not need; the rows behind them are clear.
+    fn shrink(&mut self, rows: usize) {
+        let panels = rows.div_ceil(PANEL);
+        self.wants.truncate(panels);
+        shrink(&mut self.wants);
+        self.chunks.truncate(panels.div_ceil(self.panels_per_chunk));
+        let in_last = panels - self.chunks.len().saturating_sub(1) * self.panels_per_chunk;
+        let lines = in_last * self.panel_lines();
+        if let Some(last) = self.chunks.last_mut() {
+            last.truncate(lines);
+        }
+        shrink(&mut self.chunks);
     }
 
     fn set(&mut self, i: usize, row: &[i16]) {
@@ -216,21 +246,32 @@ impl Codes {
     fn copy(&mut self, from: usize, to: usize) {
         for line in 0..self.panel_lines() {
             let number = self.panel(from / PANEL)[line].0[from % PANEL];
-            let at = to / PANEL * self.panel_lines() + line;
-            self.lines[at].0[to % PANEL] = number;
+            let begin = to / PANEL % self.panels_per_chunk * self.panel_lines();
+            let chunk = &mut self.chunks[to / PANEL / self.panels_per_chunk];
+            chunk[begin + line].0[to % PANEL] = number;
         }
+        self.wants[to / PANEL].0[to % PANEL] = self.wants[from / PANEL].0[from % PANEL];
     }
 
     fn clear(&mut self, i: usize) {
         let (reaches, codes) = self.panel_mut(i / PANEL);
         reaches.iter_mut().for_each(|line| line.0[i % PANEL] = 0);
         codes.iter_mut().for_each(|line| line.0[i % PANEL] = ZEROS);
+        self.wants[i / PANEL].0[i % PANEL] = NEVER_WANTED;
     }
 
+    #[cfg(test)]
     fn is_clear(&self, i: usize) -> bool {
         let (reaches, codes) = self.panel(i / PANEL).split_at(self.coder.stages());
         reaches.iter().all(|line| line.0[i % PANEL] == 0)
             && codes.iter().all(|line| line.0[i % PANEL] == ZEROS)
+    }
+}
+
+/// Gives back what is spare if that is most of it.
+fn shrink<T>(held: &mut Vec<T>) {
+    if held.len() < held.capacity() / 4 {
+        held.shrink_to(2 * held.len());
     }
 }
 

@@ -1,10 +1,14 @@
 //! Every path against the oracle, and a hunt for pairs that the filter loses.
 
+use std::sync::Arc;
+
 use super::*;
 use crate::codes::Coder;
-use crate::similarity::scan_naive;
+use crate::similarity::{Rows, scan_naive};
 use crate::vector::{UNIT, dot_naive, quantize};
 use proptest::prelude::*;
+
+mod tight;
 
 type Vector = Box<[i16]>;
 
@@ -74,9 +78,18 @@ fn vectors(shape: Shape, n: usize, dim: usize, seed: u64) -> Vec<Vector> {
 fn coded(dim: usize, vectors: &[Vector]) -> CodedRows {
     let mut rows = CodedRows::new(dim);
     vectors.iter().for_each(|v| {
-        rows.push(v);
+        rows.push(Arc::from(&**v));
     });
     rows
+}
+
+/// The vectors alone, as the oracle takes them.
+fn plain(rows: &CodedRows) -> Rows {
+    let mut plain = Rows::new(rows.dim());
+    (0..rows.len()).for_each(|r| {
+        plain.push(rows.row(r));
+    });
+    plain
 }
 
 fn slices(vectors: &[Vector]) -> Vec<&[i16]> {
@@ -116,7 +129,7 @@ fn expected(
 ) -> Hits {
     let mut hits = Vec::new();
     let both = sides == Sides::Both;
-    scan_naive(&slices(queries), rows.vectors(), range, i32::MIN, &mut |q, r, score| {
+    scan_naive(&slices(queries), &plain(rows), range, i32::MIN, &mut |q, r, score| {
         let wanted = score >= floors[q] || both && score >= rows.floor(r);
         if wanted && scores.contains(&score) {
             hits.push((q, r, score));
@@ -229,18 +242,12 @@ fn lists_come_out_as_without_floors() {
         let (queries, corpus) = all.split_at(50);
         let mut lists: (Lists, Lists) = (vec![vec![]; 50], vec![vec![]; 250]);
         let scores = 0..=UNIT / 100 * 97;
-        scan_naive(
-            &slices(queries),
-            coded(dim, corpus).vectors(),
-            0..250,
-            0,
-            &mut |q, r, score| {
-                if scores.contains(&score) {
-                    insert(&mut lists.0[q], score);
-                    insert(&mut lists.1[r], score);
-                }
-            },
-        );
+        scan_naive(&slices(queries), &plain(&coded(dim, corpus)), 0..250, 0, &mut |q, r, score| {
+            if scores.contains(&score) {
+                insert(&mut lists.0[q], score);
+                insert(&mut lists.1[r], score);
+            }
+        });
         for path in paths() {
             let mut rows = coded(dim, corpus);
             (0..250).for_each(|r| rows.set_floor(r, 0));
@@ -271,42 +278,71 @@ fn what_is_dense_is_multiplied_in_tiles() {
     assert_eq!(hits, 20 * 2_000);
 }
 
+/// Rows come and go in any order, across panels and chunks: what is there is found where it is, and
+/// of what was there nothing is left.
 #[test]
 fn rows_are_what_was_put_there() {
-    for dim in [40, 300] {
-        let all = vectors(Shape::Noise, 40, dim, 2);
-        let mut rows = coded(dim, &all);
-        assert_eq!((rows.len(), rows.dim(), rows.is_empty()), (40, dim, false));
-        rows.set_floor(7, 5);
-        rows.set(2, &all[4]);
-        rows.clear(3);
-        rows.copy_within(7, 20);
-        let mut now = all.clone();
-        now[2] = all[4].clone();
-        now[3].fill(0);
-        now[20] = all[7].clone();
-        for (r, row) in now.iter().enumerate() {
-            assert_eq!(rows.row(r), &**row);
-            assert_eq!(rows.is_clear(r), r == 3);
+    // Long codes, of which a chunk has few.
+    for dim in [40, 300, 8_000] {
+        let all = vectors(Shape::Noise, if dim > 1_000 { 600 } else { 100 }, dim, 2);
+        let mut rows = CodedRows::new(dim);
+        let mut now: Vec<(Vector, i32)> = Vec::new();
+        let mut next = noise(dim as u64);
+        let mut draw = |below: usize| ((next() + 1.0) / 2.0 * below as f32) as usize % below;
+        let mut most = 0;
+        for (phase, more) in [(0, 3), (1, 1), (2, 3), (3, 0)] {
+            for v in &all {
+                if draw(4) < more {
+                    let floor = draw(1_000) as i32;
+                    assert_eq!(rows.push(Arc::from(&**v)), now.len());
+                    rows.set_floor(now.len(), floor);
+                    now.push((v.clone(), floor));
+                } else if !now.is_empty() {
+                    let gone = draw(now.len());
+                    rows.swap_remove(gone);
+                    now.swap_remove(gone);
+                }
+                assert!(rows.spare_is_clear());
+            }
+            most = most.max(rows.bytes());
+            assert_eq!((rows.len(), rows.dim(), rows.is_empty()), (now.len(), dim, now.is_empty()));
+            for (r, (row, floor)) in now.iter().enumerate() {
+                assert_eq!((rows.row(r), rows.floor(r)), (&**row, *floor), "phase {phase}");
+            }
+            let queries = &all[..12];
+            let range = 0..rows.len();
+            let floors = vec![-UNIT; 12];
+            let scores = -UNIT..=UNIT / 2;
+            assert_all_equal(queries, &floors, &mut rows, range.clone(), scores, Sides::Queries);
+            let never = vec![NEVER; 12];
+            assert_all_equal(queries, &never, &mut rows, range, -UNIT..=UNIT, Sides::Both);
         }
-        assert_eq!((rows.floor(20), rows.floor(2), rows.floor(3)), (5, NEVER, NEVER));
-        let floors = vec![-UNIT; 40];
-        assert_all_equal(&all, &floors, &mut rows, 0..40, -UNIT..=UNIT / 2, Sides::Queries);
-        let never = vec![NEVER; 40];
-        assert_all_equal(&all, &never, &mut rows, 0..40, -UNIT..=UNIT, Sides::Both);
-        assert!(rows.bytes() >= 40 * dim * 3);
+        while !rows.is_empty() {
+            rows.swap_remove(rows.len() / 2);
+        }
+        // What a few rows need stays; what many needed does not.
+        let left = rows.bytes();
+        assert!(left * 4 <= most, "{left} bytes of {most} for no rows");
     }
 }
 
+/// However many rows there are, no more is spare than half of them or a chunk.
 #[test]
-fn codes_that_are_cleared_hold_nothing() {
-    let all = vectors(Shape::Outliers, 20, 200, 6);
-    let mut rows = coded(200, &all);
-    rows.clear(19);
-    let mut other = coded(200, &all[..19]);
-    other.push(&vec![0; 200]);
-    // What a row of zeros is, byte for byte.
-    assert!(other.is_clear(19) && rows.is_clear(19) && !rows.is_clear(18));
+fn a_row_takes_a_byte_for_each_component() {
+    let dim = 768;
+    let row: Arc<[i16]> = Arc::from(&*vectors(Shape::Noise, 1, dim, 1)[0]);
+    let mut rows = CodedRows::new(dim);
+    let mut most = 0.0f64;
+    for n in 1..=20_000usize {
+        rows.push(Arc::clone(&row));
+        if n >= 10_000 {
+            most = most.max(rows.bytes() as f64 / n as f64);
+        }
+    }
+    // A code, 8 reaches, a floor, what it wants, and where the vector is; vectors of those double.
+    assert!(most <= 768.0 + 4.0 * 8.0 + 2.0 * (4.0 + 4.0 + 16.0) + 450.0, "{most} bytes a row");
+    let each = rows.bytes() as f64 / 20_000.0;
+    assert!(each < 768.0 + 32.0 + 2.0 * 24.0 + 210.0, "{each} bytes a row");
 }
 
 #[test]

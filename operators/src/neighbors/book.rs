@@ -84,7 +84,9 @@ impl VectorBook {
         write(&self.rows[part_of_row(row)]).insert(row, Arc::clone(version));
         let life = Life { row, from: epoch, before: Epoch::MAX };
         let mut part = write(&self.lives[part_of(&*version.image_id)]);
-        part.entry(Arc::clone(&version.image_id)).or_default().push(life);
+        // Nearly every image has one.
+        let lives = part.entry(Arc::clone(&version.image_id));
+        lives.or_insert_with(|| Vec::with_capacity(1)).push(life);
     }
 
     /// The version is no longer live once `epoch` is closed.

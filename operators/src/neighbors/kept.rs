@@ -1,17 +1,25 @@
 //! The best candidates of one image in one band.
 
-use std::{cmp::Ordering, collections::HashSet, sync::Arc};
+use std::{cmp::Ordering, collections::HashSet, hash::BuildHasherDefault, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
-use crate::flow::RowId;
+use crate::{flow::RowId, quick::QuickHasher};
 
-/// A version that scores within a band.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+/// Versions that cease to be live in an epoch: every entry of every list is looked up in it.
+pub(super) type Gone = HashSet<RowId, BuildHasherDefault<QuickHasher>>;
+
+/// A version that scores within a band. There are more of these than of anything else, so what
+/// decides a tie, the image's id, is looked up when there is one.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub(super) struct Candidate {
-    pub score: i32,
     pub row: RowId,
-    pub image_id: Arc<str>,
+    pub score: i32,
+}
+
+/// Says the image ids of the versions that lists name.
+pub(super) trait Names {
+    fn name(&self, row: RowId) -> Arc<str>;
 }
 
 /// What [`Kept::insert`] did.
@@ -23,7 +31,7 @@ pub(super) enum Inserted {
     At(usize),
 }
 
-/// The first entries, by score descending and image id ascending, of all live versions that score
+/// The first entries, in rule 3's order (score descending, then image id ascending, bytewise), of all live versions that score
 /// within the band; at most `capacity` of them.
 ///
 /// It is exact however it came about: entries are always a prefix of the true order. Once an entry
@@ -44,10 +52,13 @@ impl Kept {
 
     /// The list of all that several shards hold, from the lists of each: a prefix of each makes a
     /// prefix of all.
-    pub fn merged(parts: Vec<Kept>, capacity: usize) -> Kept {
+    pub fn merged(parts: Vec<Kept>, capacity: usize, names: &impl Names) -> Kept {
         let mut complete = parts.iter().all(|part| part.complete);
         let mut entries: Vec<Candidate> = parts.into_iter().flat_map(|part| part.entries).collect();
-        entries.sort_by(|a, b| order(a, b.score, &b.image_id));
+        entries.sort_unstable_by(|a, b| {
+            let by_id = || names.name(a.row).as_bytes().cmp(names.name(b.row).as_bytes());
+            b.score.cmp(&a.score).then_with(by_id)
+        });
         complete &= entries.len() <= capacity;
         entries.truncate(capacity);
         entries.shrink_to_fit();
@@ -61,23 +72,24 @@ impl Kept {
         image_id: &Arc<str>,
         row: RowId,
         capacity: usize,
+        names: &impl Names,
     ) -> Inserted {
         let full = self.entries.len() == capacity;
+        let before = |e: &Candidate| {
+            let by_id = || names.name(e.row).as_bytes().cmp(image_id.as_bytes());
+            score.cmp(&e.score).then_with(by_id) == Ordering::Less
+        };
         // Nearly every candidate of a full list ends here, without a search.
-        if full && self.entries.last().is_some_and(|last| last.score > score) {
+        if (full || !self.complete) && self.entries.last().is_none_or(before) {
             self.complete = false;
             return Inserted::No;
         }
-        let at = self.entries.partition_point(|e| order(e, score, image_id) == Ordering::Less);
-        if at == self.entries.len() && (full || !self.complete) {
-            self.complete = false;
-            return Inserted::No;
-        }
+        let at = self.entries.partition_point(before);
         if full {
             self.entries.pop();
             self.complete = false;
         }
-        self.entries.insert(at, Candidate { score, row, image_id: Arc::clone(image_id) });
+        self.entries.insert(at, Candidate { row, score });
         Inserted::At(at)
     }
 
@@ -91,7 +103,7 @@ impl Kept {
     }
 
     /// Versions cease to be live; gives the index of the first entry that goes.
-    pub fn remove(&mut self, gone: &HashSet<RowId>) -> Option<usize> {
+    pub fn remove(&mut self, gone: &Gone) -> Option<usize> {
         let first = self.entries.iter().position(|e| gone.contains(&e.row))?;
         self.entries.retain(|e| !gone.contains(&e.row));
         Some(first)
@@ -101,9 +113,4 @@ impl Kept {
     pub fn short(&self, neighbors: usize) -> bool {
         !self.complete && self.entries.len() < neighbors
     }
-}
-
-/// Rule 3's order: score descending, then image id ascending, bytewise.
-fn order(entry: &Candidate, score: i32, image_id: &str) -> Ordering {
-    score.cmp(&entry.score).then_with(|| entry.image_id.as_bytes().cmp(image_id.as_bytes()))
 }

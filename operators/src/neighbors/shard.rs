@@ -18,10 +18,13 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Counters, Lists, Mining, Neighbor, State, VectorBook,
-    kept::{Candidate, Inserted, Kept},
+    kept::{Candidate, Gone, Inserted, Kept, Names},
     matrix::Matrix,
 };
-use crate::flow::{RowId, Version, VersionChange};
+use crate::{
+    flow::{RowId, Version, VersionChange},
+    quick::QuickMap,
+};
 
 /// Queries of one call of [`search`], a multiple of its largest tile. A row's codes are read once
 /// for so many; more gain little and keep the worker from other things for longer.
@@ -56,7 +59,7 @@ pub(super) struct Shard {
     index: usize,
     peers: usize,
     mining: Arc<Mining>,
-    book: Arc<VectorBook>,
+    roll: Roll,
     counters: Arc<Counters>,
     state: Arc<State>,
     /// The newest epoch that was opened, and whether lists have changed since a checkpoint.
@@ -80,12 +83,27 @@ pub(super) struct Shard {
     gathered: Vec<(u32, usize, usize)>,
 }
 
+/// What images are called that lists name.
+struct Roll {
+    book: Arc<VectorBook>,
+    /// Those of the open epoch: their owners may not have got to it yet.
+    entering: QuickMap<RowId, Arc<str>>,
+}
+
+impl Names for Roll {
+    fn name(&self, row: RowId) -> Arc<str> {
+        let of_book = || self.book.version(row).map(|version| Arc::clone(&version.image_id));
+        let name = self.entering.get(&row).map(Arc::clone).or_else(of_book);
+        name.expect("a list names what is live")
+    }
+}
+
 struct Local {
     version: Arc<Version>,
     /// Of its vectors.
     digest: [u8; 16],
     /// Row of each channel's matrix.
-    at: [Option<usize>; 3],
+    at: [Option<u32>; 3],
     /// By channel and band.
     lists: [Vec<Kept>; 3],
     /// Entered in the open epoch: its lists are gathered, not updated.
@@ -106,7 +124,7 @@ impl Shard {
             index,
             peers,
             mining,
-            book,
+            roll: Roll { book, entering: QuickMap::default() },
             counters,
             state,
             begun: None,
@@ -135,7 +153,7 @@ impl Shard {
         self.hand_over_before(epoch);
         let first = self.begun.is_none();
         (self.open, self.begun, self.changed_since) = (Some(epoch), Some(epoch), true);
-        let mut gone = HashSet::new();
+        let mut gone = Gone::default();
         let mut fresh = Vec::new();
         for change in changes {
             match change {
@@ -151,6 +169,8 @@ impl Shard {
         self.purge(&gone);
         fresh.retain(|version| !gone.contains(&version.row));
         fresh.sort_unstable_by_key(|version| version.row);
+        let named = fresh.iter().map(|version| (version.row, Arc::clone(&version.image_id)));
+        self.roll.entering = named.collect();
         if first {
             fresh = self.remember(epoch, fresh);
         }
@@ -173,11 +193,11 @@ impl Shard {
             moved.at[c] = Some(at);
         }
         self.vacant.push(place);
-        self.book.remove(epoch, &image_id, row);
+        self.roll.book.remove(epoch, &image_id, row);
         self.left.push((image_id, row));
     }
 
-    fn purge(&mut self, gone: &HashSet<RowId>) {
+    fn purge(&mut self, gone: &Gone) {
         if gone.is_empty() {
             return;
         }
@@ -226,9 +246,8 @@ impl Shard {
             let lists = std::array::from_fn(|c| {
                 let lists = image.lists[c].iter().map(|list| {
                     let live = |(id, score): &(u32, i32)| {
-                        let version = parts[*part][*id as usize]?;
-                        let (row, image_id) = (version.row, Arc::clone(&version.image_id));
-                        Some(Candidate { score: *score, row, image_id })
+                        let row = parts[*part][*id as usize]?.row;
+                        Some(Candidate { row, score: *score })
                     };
                     let entries: Vec<Candidate> = list.entries.iter().filter_map(live).collect();
                     short |= entries.len() < list.entries.len();
@@ -281,7 +300,7 @@ impl Shard {
         self.places.insert(version.row, place);
         self.changed.push(place);
         self.entered.insert(Arc::clone(&version.image_id));
-        self.book.add(epoch, &version);
+        self.roll.book.add(epoch, &version);
         let local = Local { version, digest, at, lists, fresh, changed: true };
         self.locals[place as usize] = Some(local);
         if !fresh {
@@ -298,7 +317,7 @@ impl Shard {
             return;
         };
         let lists = local.lists[channel].iter().map(Some);
-        matrix.rows.set_floor(at, floor(lists, &self.mining.bands[channel]));
+        matrix.rows.set_floor(at as usize, floor(lists, &self.mining.bands[channel]));
     }
 
     /// No epoch before `next` changes lists any more: those that a checkpoint is wanted of have
@@ -317,10 +336,10 @@ impl Shard {
     /// Hands the lists over as they are, which is how they were when `epoch` was closed.
     fn hand_over(&mut self, epoch: Epoch, id: String) {
         self.changed_since = false;
-        let (mut ids, mut numbers) = (Vec::new(), HashMap::new());
-        let mut number = |image_id: &Arc<str>| {
-            *numbers.entry(Arc::clone(image_id)).or_insert_with(|| {
-                ids.push(image_id.to_string());
+        let (mut ids, mut numbers) = (Vec::new(), QuickMap::default());
+        let mut of_row = |row: RowId| {
+            *numbers.entry(row).or_insert_with(|| {
+                ids.push(self.roll.name(row).to_string());
                 (ids.len() - 1) as u32
             })
         };
@@ -329,11 +348,11 @@ impl Shard {
             let lists = std::array::from_fn(|c| {
                 let lists = local.lists[c].iter().map(|kept| List {
                     complete: kept.complete,
-                    entries: kept.entries.iter().map(|e| (number(&e.image_id), e.score)).collect(),
+                    entries: kept.entries.iter().map(|e| (of_row(e.row), e.score)).collect(),
                 });
                 lists.collect()
             });
-            let id = number(&local.version.image_id);
+            let id = of_row(local.version.row);
             images.push(Image { id, vectors: local.digest, lists });
         }
         let (part, parts) = (self.index as u32, self.peers as u32);
@@ -409,23 +428,25 @@ impl Shard {
         let (Some(matrix), (Some(lo), Some(hi))) = (&mut self.matrices[channel], edges) else {
             return Vec::new();
         };
-        let (locals, changed) = (&mut self.locals, &mut self.changed);
-        let Matrix { rows, places, live } = matrix;
+        let (locals, changed, names) = (&mut self.locals, &mut self.changed, &self.roll);
+        let Matrix { rows, places } = matrix;
+        let live = rows.len();
         let floors = found.iter().map(|lists| floor(lists.iter().map(Option::as_ref), bands));
         let mut prepared = Queries::new(rows, &vectors, floors.collect());
         let sides = if enter { Sides::Both } else { Sides::Queries };
-        search(&mut prepared, rows, 0..*live, lo..=hi - 1, sides, &mut |q, r, score| {
+        search(&mut prepared, rows, 0..live, lo..=hi - 1, sides, &mut |q, r, score| {
             let place = places[r];
             let local = locals[place as usize].as_mut().expect("a live row has an image");
             let query = who[q];
             let band = bands.iter().position(|band| band.contains(score));
             if let Some(band) = band.filter(|_| local.version.row != query.row) {
                 if let Some(kept) = &mut found[q][band] {
-                    kept.insert(score, &local.version.image_id, local.version.row, capacity);
+                    let (id, row) = (&local.version.image_id, local.version.row);
+                    kept.insert(score, id, row, capacity, names);
                 }
                 if enter && !local.fresh {
                     let list = &mut local.lists[channel][band];
-                    let inserted = list.insert(score, &query.image_id, query.row, capacity);
+                    let inserted = list.insert(score, &query.image_id, query.row, capacity, names);
                     if matches!(inserted, Inserted::At(i) if i < neighbors) && !local.changed {
                         local.changed = true;
                         changed.push(place);
@@ -439,7 +460,7 @@ impl Shard {
                 row: if enter && !local.fresh { of_row() } else { NEVER },
             }
         });
-        let dots = (vectors.len() * *live) as u64;
+        let dots = (vectors.len() * live) as u64;
         let counter =
             if enter { &self.counters.dot_products } else { &self.counters.rescan_dot_products };
         counter.fetch_add(dots, Relaxed);
@@ -464,7 +485,7 @@ impl Shard {
             let local = self.locals[place as usize].as_mut().expect("only live images gather");
             let parts = parts.remove(&(local.version.row, channel, band)).unwrap_or_default();
             let capacity = self.mining.neighbors[channel] + self.mining.slack;
-            local.lists[channel][band] = Kept::merged(parts, capacity);
+            local.lists[channel][band] = Kept::merged(parts, capacity, &self.roll);
             self.refloor(place, channel);
         }
     }
@@ -494,6 +515,7 @@ impl Shard {
     /// Closes the epoch: what its lists have become.
     pub fn close(&mut self) -> Vec<Lists> {
         self.open = None;
+        self.roll.entering = QuickMap::default();
         let entered = std::mem::take(&mut self.entered);
         let mut lists: Vec<Lists> = std::mem::take(&mut self.left)
             .into_iter()
@@ -504,9 +526,14 @@ impl Shard {
             let local = self.locals[place as usize].as_mut().expect("nothing left since");
             (local.fresh, local.changed) = (false, false);
             let channels = std::array::from_fn(|c| {
-                let firsts = local.lists[c].iter().map(|kept| &kept.entries);
-                let ranked = firsts.flat_map(|f| f.iter().take(self.mining.neighbors[c]).zip(1..));
-                ranked.map(|(candidate, rank)| Neighbor::new(candidate, rank)).collect()
+                let most = self.mining.neighbors[c];
+                let firsts = || local.lists[c].iter().map(|kept| kept.entries.iter().take(most));
+                // Of just this size, for these lists stay.
+                let mut neighbors = Vec::with_capacity(firsts().map(|first| first.len()).sum());
+                for (candidate, rank) in firsts().flat_map(|first| first.zip(1..)) {
+                    neighbors.push(Neighbor { row: candidate.row, rank });
+                }
+                neighbors
             });
             let version = &local.version;
             let image_id = Arc::clone(&version.image_id);
