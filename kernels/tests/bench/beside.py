@@ -3,12 +3,16 @@
     python3 -m venv beside && beside/bin/pip install -r kernels/tests/bench/requirements.txt
     cargo build --release -p kernels --example search
     beside/bin/python kernels/tests/bench/beside.py target/release/examples/search \
-        [--rows 200000] [--dims 384,768,1024] [--batches 1,32,256,1024] [--threads 2] [--json FILE]
+        [--rows 200000] [--dims 384,768,1024] [--batches 1,32,256,1024] [--threads 2] [--json FILE] \
+        [--torch /usr/bin/python3] [--graphs 384]
 
 Each query has neighbours at cosines from 0.75 to 0.98, of which ten in the band 0.8 to 0.96 are
 asked for. Exact search elsewhere knows no band: IndexFlatIP gives the ten nearest (`search`), or
 all that score above 0.8 (`range_search`); usearch's exact search the ten nearest. That is less than
-what we answer, and it is timed as it is. Times are the least of several, of all in turn, so that
+what we answer, and it is timed as it is. `--torch` names a Python that has PyTorch: chunked matmul
+and topk in bfloat16, which is not exact. `--graphs` names dimensions for which graphs are built too
+(hnswlib, usearch: minutes for 200,000 rows), which are approximate; their recall of the ten nearest
+stands beside. Times are the least of several, of all in turn, so that
 whatever else the machine does falls on all alike. Our neighbours are checked by NumPy's float64.
 """
 
@@ -38,6 +42,8 @@ def arguments():
     parser.add_argument("--batches", type=numbers, default=[1, 32, 256, 1024])
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--cone", action="store_true", help="any two rows at a cosine of about 0.5")
+    parser.add_argument("--torch", help="a Python that has PyTorch and NumPy")
+    parser.add_argument("--graphs", type=numbers, default=[])
     parser.add_argument("--json")
     return parser.parse_args()
 
@@ -109,6 +115,41 @@ def others(index, x, q, threads):
     yield "usearch exact", exact
 
 
+def torch_times(options, x, q, batches):
+    """In a process of its own: PyTorch brings its own OpenMP."""
+    script = os.path.join(os.path.dirname(os.path.abspath(__file__)), "torch_topk.py")
+    with tempfile.TemporaryDirectory() as folder:
+        np.save(os.path.join(folder, "x.npy"), x)
+        np.save(os.path.join(folder, "q.npy"), q)
+        command = [options.torch, script, folder, ",".join(map(str, batches))]
+        command += [str(options.threads), str(NEIGHBORS), str(SECONDS)]
+        done = subprocess.run(command, check=True, capture_output=True, text=True)
+    told = json.loads(done.stdout)
+    what = f"torch {told['version']} bf16 matmul + topk"
+    return {(int(batch), what): seconds for batch, seconds in told["times"].items()}
+
+
+def graphs(x, q, batches, threads, truth):
+    """Approximate indexes: times by batch, and recall of the ten nearest."""
+    hnsw = hnswlib.Index(space="ip", dim=x.shape[1])
+    hnsw.init_index(len(x), M=16, ef_construction=200)
+    hnsw.set_num_threads(threads)
+    hnsw.add_items(x)
+    hnsw.set_ef(100)
+    graph = Index(ndim=x.shape[1], metric="ip", dtype="f32", expansion_search=100)
+    graph.add(np.arange(len(x)), x, threads=threads)
+    by_row = lambda keys: keys.reshape(-1, NEIGHBORS)  # one query has no rows
+    found = {
+        "hnswlib HNSW": lambda q: hnsw.knn_query(q, NEIGHBORS)[0],
+        "usearch HNSW": lambda q: by_row(graph.search(q, NEIGHBORS, threads=threads).keys),
+    }
+    for name, search in found.items():
+        hits = [len(set(a) & set(b)) for a, b in zip(search(q[: len(truth)]), truth)]
+        recall = np.mean(hits) / NEIGHBORS
+        for batch in batches:
+            yield (batch, f"{name} (recall {recall:.3f})"), least(lambda: search(q[:batch]))
+
+
 def main(options):
     figures = []
     for dim in options.dims:
@@ -125,12 +166,17 @@ def main(options):
             for batch in options.batches:
                 for what, work in others(index, x, q[:batch], options.threads):
                     best[batch, what] = min(best.get((batch, what), float("inf")), least(work))
+        if options.torch:
+            best |= torch_times(options, x, q, options.batches)
+        if dim in options.graphs:
+            _, truth = index.search(q[:256], NEIGHBORS)
+            best |= dict(graphs(x, q, options.batches, options.threads, truth))
         few = check(x, q, found)
         print(f"\n{options.rows} rows of {dim}, {options.threads} threads; {few} queries checked")
         for (batch, what), seconds in sorted(best.items()):
             ratio = best[batch, "faiss search"] / seconds
             said = f"{seconds * 1e3:9.2f} ms   {ratio:6.2f} x faiss search"
-            print(f"  batch {batch:5} {what:32} {said}")
+            print(f"  batch {batch:5} {what:38} {said}")
             figure = {"rows": options.rows, "dim": dim, "batch": batch, "what": what}
             figures.append(figure | {"cone": options.cone, "seconds": seconds})
     if options.json:
@@ -144,7 +190,9 @@ if __name__ == "__main__":
     # Before the libraries are loaded, which read it then.
     os.environ["OMP_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = str(OPTIONS.threads)
     import faiss
+    import hnswlib
     import numpy as np
+    from usearch.index import Index
     from usearch.index import search as usearch
 
     faiss.omp_set_num_threads(OPTIONS.threads)
