@@ -283,7 +283,7 @@ fn annotator(config: &Config) -> Check {
 }
 
 /// What an image takes besides vectors and lists: ids, maps, its row's key.
-const IMAGE_BYTES: u64 = 1_000;
+const IMAGE_BYTES: u64 = 3_000;
 /// An entry of a list: a version and its score, or its rank.
 const ENTRY_BYTES: u64 = 16;
 

@@ -1,6 +1,6 @@
 """What mining costs at sizes that were not measured, from what was: the tables of kernels/MINING.md.
 
-    python kernels/tests/bench/model.py [--pair-ns 1.84] [--image-bytes 9300] [--dim 768] \
+    python kernels/tests/bench/model.py [--pair-ns 1.84] [--image-bytes 11500] [--dim 768] \
         [--channels 3] [--cores 64] [--node-gb 512]
 
 `--pair-ns` is the time of one core for one new vector and one row, in batches of 252 (`mining
@@ -44,7 +44,7 @@ def main(options):
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("--pair-ns", type=float, default=1.84)
-    parser.add_argument("--image-bytes", type=float, default=9_300)
+    parser.add_argument("--image-bytes", type=float, default=11_500)
     parser.add_argument("--dim", type=int, default=768)
     parser.add_argument("--channels", type=int, default=3)
     parser.add_argument("--cores", type=int, default=64)

@@ -122,8 +122,7 @@ pub fn drive(
     for joined in guards.expect("workers start").join() {
         joined.expect("a worker failed");
     }
-    let found = found.lock().expect("no worker failed").clone();
-    found
+    found.lock().expect("no worker failed").clone()
 }
 
 fn row_of(neighbor: &operators::neighbors::Neighbor) -> u64 {
