@@ -19,7 +19,10 @@ pub(super) struct Candidate {
 
 /// Says the image ids of the versions that lists name.
 pub(super) trait Names {
+    /// What the version's image is called.
     fn name(&self, row: RowId) -> Arc<str>;
+    /// Where that name stands before or behind another, bytewise.
+    fn compare(&self, row: RowId, image_id: &str) -> Ordering;
 }
 
 /// What [`Kept::insert`] did.
@@ -56,7 +59,7 @@ impl Kept {
         let mut complete = parts.iter().all(|part| part.complete);
         let mut entries: Vec<Candidate> = parts.into_iter().flat_map(|part| part.entries).collect();
         entries.sort_unstable_by(|a, b| {
-            let by_id = || names.name(a.row).as_bytes().cmp(names.name(b.row).as_bytes());
+            let by_id = || names.compare(a.row, &names.name(b.row));
             b.score.cmp(&a.score).then_with(by_id)
         });
         complete &= entries.len() <= capacity;
@@ -76,7 +79,7 @@ impl Kept {
     ) -> Inserted {
         let full = self.entries.len() == capacity;
         let before = |e: &Candidate| {
-            let by_id = || names.name(e.row).as_bytes().cmp(image_id.as_bytes());
+            let by_id = || names.compare(e.row, image_id);
             score.cmp(&e.score).then_with(by_id) == Ordering::Less
         };
         // Nearly every candidate of a full list ends here, without a search.

@@ -1,6 +1,8 @@
 //! One worker's share of the images: their vectors, their lists, and how both change in an epoch.
 
 use std::{
+    cell::RefCell,
+    cmp::Ordering,
     collections::{HashMap, HashSet},
     sync::{Arc, atomic::Ordering::Relaxed},
 };
@@ -83,18 +85,43 @@ pub(super) struct Shard {
     gathered: Vec<(u32, usize, usize)>,
 }
 
+/// Names that one epoch's ties asked for and that are kept until it closes: where all images are
+/// equal, the same few decide every tie.
+const NAMES_MAX: usize = 4_096;
+
 /// What images are called that lists name.
 struct Roll {
     book: Arc<VectorBook>,
     /// Those of the open epoch: their owners may not have got to it yet.
     entering: QuickMap<RowId, Arc<str>>,
+    /// Some that were asked for, since the book is shared and has locks.
+    asked: RefCell<QuickMap<RowId, Arc<str>>>,
+}
+
+impl Roll {
+    fn with<T>(&self, row: RowId, take: impl FnOnce(&Arc<str>) -> T) -> T {
+        if let Some(name) = self.entering.get(&row) {
+            return take(name);
+        }
+        let mut asked = self.asked.borrow_mut();
+        if let Some(name) = asked.get(&row) {
+            return take(name);
+        }
+        let version = self.book.version(row).expect("a list names what is live");
+        if asked.len() < NAMES_MAX {
+            asked.insert(row, Arc::clone(&version.image_id));
+        }
+        take(&version.image_id)
+    }
 }
 
 impl Names for Roll {
     fn name(&self, row: RowId) -> Arc<str> {
-        let of_book = || self.book.version(row).map(|version| Arc::clone(&version.image_id));
-        let name = self.entering.get(&row).map(Arc::clone).or_else(of_book);
-        name.expect("a list names what is live")
+        self.with(row, Arc::clone)
+    }
+
+    fn compare(&self, row: RowId, image_id: &str) -> Ordering {
+        self.with(row, |name| name.as_bytes().cmp(image_id.as_bytes()))
     }
 }
 
@@ -124,7 +151,7 @@ impl Shard {
             index,
             peers,
             mining,
-            roll: Roll { book, entering: QuickMap::default() },
+            roll: Roll { book, entering: QuickMap::default(), asked: RefCell::default() },
             counters,
             state,
             begun: None,
@@ -516,6 +543,7 @@ impl Shard {
     pub fn close(&mut self) -> Vec<Lists> {
         self.open = None;
         self.roll.entering = QuickMap::default();
+        self.roll.asked = RefCell::default();
         let entered = std::mem::take(&mut self.entered);
         let mut lists: Vec<Lists> = std::mem::take(&mut self.left)
             .into_iter()
