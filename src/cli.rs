@@ -64,7 +64,7 @@ pub fn parse_config(path: &Path, text: &str) -> anyhow::Result<Config> {
     }
     secrets::learn_settings(&config.source.settings);
     secrets::learn_settings(&config.tables.settings);
-    settings::settings(&config).map_err(|error| bad(format!("{error:#}")))?;
+    settings::check(&config).map_err(|error| bad(format!("{error:#}")))?;
     Ok(config)
 }
 

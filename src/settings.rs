@@ -4,7 +4,7 @@ use std::{num::NonZeroUsize, sync::Arc};
 
 use anyhow::{Context, anyhow};
 use kernels::{
-    encoders,
+    encoders as builtin,
     vector::{Band, UNIT},
 };
 use operators::{
@@ -25,6 +25,7 @@ use serde_json::{Map, Value, json};
 use crate::{
     annotator::{Annotator, template::Template},
     dataflow::Settings,
+    encoders,
 };
 
 /// Whoever writes instructions, by the config.
@@ -66,6 +67,7 @@ pub fn settings(config: &Config) -> anyhow::Result<Settings> {
             limits,
             store: config.contents.store,
             given: encoders.given,
+            encoders: encoders.image.clone(),
         }),
         screen: Arc::new(config.screen.clone()),
         benchmarks: Arc::default(),
@@ -114,8 +116,8 @@ pub fn mining(config: &Config) -> anyhow::Result<Mining> {
 
 fn default_bands(channel: Channel, encoder: &str) -> anyhow::Result<Vec<(f64, f64)>> {
     let bands = match channel {
-        Channel::Caption => encoders::text_encoder(encoder).map(|e| e.default_bands().to_vec()),
-        _ => encoders::image_encoder(encoder).map(|e| e.default_bands().to_vec()),
+        Channel::Caption => builtin::text_encoder(encoder).map(|e| e.default_bands().to_vec()),
+        _ => builtin::image_encoder(encoder).map(|e| e.default_bands().to_vec()),
     };
     bands.with_context(|| no_encoder(channel, encoder))
 }
@@ -126,7 +128,29 @@ fn no_encoder(channel: Channel, encoder: &str) -> String {
         Channel::Caption => "builtin:words",
         _ => "builtin:layout, builtin:edges",
     };
-    format!("[channels.{name}] encoder = {encoder:?}: there is {known}, and given")
+    format!(
+        "[channels.{name}] encoder = {encoder:?}: there is {known}, given, and a checkpoint's folder"
+    )
+}
+
+/// What is wrong with a config beyond its words, as far as can be told without a checkpoint's folder,
+/// which need not be on every machine that uses the config.
+///
+/// # Errors
+/// An encoder that there is not, or a band that is none: the message says which key.
+pub fn check(config: &Config) -> anyhow::Result<()> {
+    mining(config)?;
+    for channel in Channel::ALL {
+        let chosen = config.channels.get(channel);
+        if chosen.checkpoint().is_none() && chosen.encoder != "given" {
+            default_bands(channel, &chosen.encoder)?;
+        }
+    }
+    Ok(())
+}
+
+fn key(channel: Channel, encoder: &str) -> String {
+    format!("[channels.{}] encoder = {encoder:?}", channel.as_str())
 }
 
 fn encoders_of(config: &Config) -> anyhow::Result<Encoders> {
@@ -137,13 +161,21 @@ fn encoders_of(config: &Config) -> anyhow::Result<Encoders> {
             all.given[channel.index()] = config.channels.get(channel).dim;
             continue;
         }
+        if let Some(path) = config.channels.get(channel).checkpoint() {
+            let why = || key(channel, name);
+            match channel {
+                Channel::Caption => all.text = Some(encoders::text(path).with_context(why)?),
+                image => all.image[image.index()] = Some(encoders::image(path).with_context(why)?),
+            }
+            continue;
+        }
         match channel {
             Channel::Caption => {
-                let encoder = encoders::text_encoder(name);
+                let encoder = builtin::text_encoder(name);
                 all.text = Some(encoder.with_context(|| no_encoder(channel, name))?.into());
             }
             image => {
-                let encoder = encoders::image_encoder(name);
+                let encoder = builtin::image_encoder(name);
                 all.image[image.index()] =
                     Some(encoder.with_context(|| no_encoder(channel, name))?.into());
             }

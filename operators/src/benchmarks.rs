@@ -16,7 +16,7 @@ use std::{
     sync::{Arc, PoisonError, RwLock},
 };
 
-use kernels::{decode::Pixels, encoders::ImageEncoder};
+use kernels::encoders::ImageEncoder;
 use schemas::{
     ContentId, Epoch,
     benchmark::CHANNELS,
@@ -343,11 +343,7 @@ fn encoded(
     pictures: &[Arc<Picture>],
     sets: &[Arc<Set>],
 ) -> Vec<Found> {
-    let pixels: Vec<Pixels> = pictures
-        .iter()
-        .map(|p| Pixels { width: p.width, height: p.height, rgb: p.rgb.clone() })
-        .collect();
-    let vectors = encoder.encode(&pixels.iter().collect::<Vec<_>>());
+    let vectors = Picture::encode(pictures, encoder, channel);
     assert_eq!(vectors.len(), pictures.len(), "an encoder answers for each of a batch");
     let there: Vec<&[i16]> = vectors.iter().flatten().map(|vector| &**vector).collect();
     let mut details = best_of(sets.iter(), channel, &there).into_iter();

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use kernels::{
     decode::{DecodeError, Decoded, Format, Limits, Pixels},
+    encoders::ImageEncoder,
     measure, phash, resize,
     vector::quantize_raw,
 };
@@ -23,14 +24,14 @@ use timely::dataflow::{StreamVec, channels::pact::Exchange, operators::generic::
 
 use crate::{
     epochs::split,
-    flow::{Arrival, Outcome, Picture},
+    flow::{Arrival, Outcome, Picture, View},
 };
 
 // One copy serves the encoders and the measures.
 const _: () = assert!(limits::ENCODER_SIDE_MAX == measure::SIDE);
 
 /// What the config says about reading messages.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub struct DecodeOptions {
     /// Where image ids come from.
     pub key: KeySource,
@@ -40,6 +41,8 @@ pub struct DecodeOptions {
     pub store: StoreKind,
     /// Dimension of the vectors that messages carry, for the channels whose encoder is `given`.
     pub given: [Option<usize>; 3],
+    /// Of `semantic` and `pattern`: while a picture has its full size they are asked what they see.
+    pub encoders: [Option<Arc<dyn ImageEncoder>>; 2],
 }
 
 /// Decodes records, spread evenly over the workers. Every record gives an arrival, a reject, or, if
@@ -106,7 +109,7 @@ fn read(record: Record, options: &DecodeOptions) -> Result<(Arc<str>, Outcome), 
         .map_err(|e| refuse((reason_of(&e), e.to_string())))?;
     let caption_id = caption_text(description.caption.as_deref())
         .map(|caption| ContentId::of(caption.as_bytes()));
-    let mut picture = picture(bytes, decoded, options.store, given, caption_id);
+    let mut picture = picture(bytes, decoded, options.store, given, caption_id, &options.encoders);
     if options.store == StoreKind::Reference {
         picture.content.image.path = description.uri.clone();
     }
@@ -155,6 +158,7 @@ pub fn picture(
     store: StoreKind,
     given: Vectors,
     caption_id: Option<ContentId>,
+    encoders: &[Option<Arc<dyn ImageEncoder>>; 2],
 ) -> Picture {
     let content_id = ContentId::of(&bytes);
     let Decoded { format, width, height, pixels } = decoded;
@@ -164,6 +168,10 @@ pub fn picture(
     let aspect = f64::from(width.max(height)) / f64::from(width.min(height));
     let measures = Measures { aspect, ..measures(&small) };
     let image = stored(content_id, bytes, format, &pixels, store);
+    let views = encoders.each_ref().map(|encoder| {
+        let Pixels { width, height, rgb } = encoder.as_ref()?.view(&pixels)?;
+        Some(View { width, height, rgb })
+    });
     let Pixels { width: small_width, height: small_height, rgb } = small;
     Picture {
         content_id,
@@ -180,6 +188,7 @@ pub fn picture(
         width: small_width,
         height: small_height,
         rgb,
+        views,
         given,
         caption_id,
     }

@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use kernels::{decode::Pixels, encoders::ImageEncoder};
 use schemas::{
     ContentId,
     message::{Description, Position, Reading},
@@ -46,11 +47,49 @@ pub struct Picture {
     /// `3·width·height` bytes, row-major.
     #[serde(with = "serde_bytes")]
     pub rgb: Vec<u8>,
+    /// What the encoders of `semantic` and `pattern` see of it, where this small copy would not do.
+    pub views: [Option<View>; 2],
     /// Vectors that came with the message, quantised, per channel; those that were encoded when it
     /// was compared with benchmarks stand here too.
     pub given: [Option<Arc<[i16]>>; 3],
     /// Id of the trimmed caption that came with it: what a given caption vector is the vector of.
     pub caption_id: Option<ContentId>,
+}
+
+/// What an encoder sees of a picture (`ImageEncoder::view`): RGB.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct View {
+    /// In pixels.
+    pub width: u32,
+    /// Rows of `rgb`.
+    pub height: u32,
+    /// `3·width·height` bytes, row-major.
+    #[serde(with = "serde_bytes")]
+    pub rgb: Vec<u8>,
+}
+
+impl Picture {
+    /// The vectors of pictures, by the encoder of that channel: 0 is `semantic`, 1 `pattern`.
+    pub fn encode(
+        pictures: &[Arc<Picture>],
+        encoder: &dyn ImageEncoder,
+        channel: usize,
+    ) -> Vec<Option<Box<[i16]>>> {
+        let views: Option<Vec<Pixels>> = pictures
+            .iter()
+            .map(|picture| {
+                let View { width, height, rgb } = picture.views[channel].clone()?;
+                Some(Pixels { width, height, rgb })
+            })
+            .collect();
+        if let Some(views) = views {
+            return encoder.encode_views(&views.iter().collect::<Vec<_>>());
+        }
+        let small =
+            |p: &Arc<Picture>| Pixels { width: p.width, height: p.height, rgb: p.rgb.clone() };
+        let small: Vec<Pixels> = pictures.iter().map(small).collect();
+        encoder.encode(&small.iter().collect::<Vec<_>>())
+    }
 }
 
 /// The mined image of a group of equal contents (rule 1), as a differential row.

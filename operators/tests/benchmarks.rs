@@ -201,6 +201,7 @@ fn picture(number: u8) -> Picture {
         width: 1,
         height: 1,
         rgb: vec![number; 3],
+        views: [None, None],
         given: [None, None, None],
         caption_id: None,
     }

@@ -169,6 +169,7 @@ impl History {
             width: 1,
             height: 1,
             rgb: vec![content; 3],
+            views: [None, None],
             given: Channel::ALL.map(|channel| {
                 let given = self.from[channel.index()] == Origin::Messages;
                 let n = if channel == Channel::Caption { caption } else { content };

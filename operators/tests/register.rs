@@ -113,6 +113,7 @@ fn picture(number: u8, caption: Option<&str>) -> Picture {
         width: 1,
         height: 1,
         rgb: vec![number; 3],
+        views: [None, None],
         given: [None, None, None],
         caption_id: caption_text(caption).map(|text| ContentId::of(text.as_bytes())),
     }

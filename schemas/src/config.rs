@@ -5,7 +5,13 @@
 
 mod fetch;
 
-use std::{collections::BTreeMap, fmt, net::SocketAddr, path::PathBuf, time::Duration};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
 
@@ -166,7 +172,8 @@ impl Channels {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ChannelConfig {
-    /// `builtin:layout`, `builtin:edges`, `builtin:words`, or `given` (vectors in the message).
+    /// `builtin:layout`, `builtin:edges`, `builtin:words`, `given` (vectors in the message), or a
+    /// checkpoint's folder.
     pub encoder: String,
     /// Bands of scores; the built-in encoders have their own, every other needs one.
     #[serde(deserialize_with = "bands")]
@@ -185,6 +192,14 @@ impl Default for ChannelConfig {
             neighbors: limits::NEIGHBORS,
             dim: None,
         }
+    }
+}
+
+impl ChannelConfig {
+    /// The folder of the encoder's checkpoint, if it is one.
+    pub fn checkpoint(&self) -> Option<&Path> {
+        let named = self.encoder == "given" || self.encoder.starts_with("builtin:");
+        (!named && !self.encoder.is_empty()).then_some(Path::new(&self.encoder))
     }
 }
 
@@ -526,6 +541,12 @@ impl Config {
         self.tables.root = absolute(&self.tables.root);
         for path in self.source.files.iter_mut().chain(&mut self.fetch.folders) {
             *path = absolute(path);
+        }
+        let Channels { semantic, pattern, caption } = &mut self.channels;
+        for channel in [semantic, pattern, caption] {
+            if channel.checkpoint().is_some() && !channel.encoder.starts_with("hf:") {
+                channel.encoder = absolute(&channel.encoder);
+            }
         }
     }
 }

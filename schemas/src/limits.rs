@@ -18,6 +18,8 @@ pub const PIXELS_MAX: u64 = 89_478_485;
 pub const SIDE_MAX: u32 = 30_000;
 /// Long side of the pixels that travel to the built-in encoders.
 pub const ENCODER_SIDE_MAX: u32 = 256;
+/// The most bytes of a checkpoint's file of settings; a tokenizer for many languages has 35 MB.
+pub const ENCODER_TEXT_BYTES_MAX: u64 = 128 << 20;
 /// Long side of the copy kept in `contents`, as the MegaPairs authors released theirs.
 pub const STORED_SIDE_MAX: u32 = 512;
 /// JPEG quality of that copy.

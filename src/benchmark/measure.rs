@@ -1,13 +1,10 @@
 //! From an evaluation set's images to what is kept of them.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, sync::Arc};
 
 use anyhow::{Context, bail};
-use kernels::{
-    decode::{self, Pixels},
-    vector::quantize_raw,
-};
-use operators::{decode::picture, embed::Encoders};
+use kernels::{decode, vector::quantize_raw};
+use operators::{decode::picture, embed::Encoders, flow::Picture};
 use schemas::{
     ContentId,
     benchmark::{CHANNELS, Images},
@@ -99,22 +96,23 @@ impl Measured {
 
 /// One thread's images, encoded together.
 fn several(images: Vec<Image>, encoders: &Encoders) -> Vec<Result<One, (String, String)>> {
-    let mut pixels: Vec<Pixels> = Vec::new();
+    let mut pictures: Vec<Arc<Picture>> = Vec::new();
     let mut read: Vec<Result<One, (String, String)>> = Vec::new();
     for image in images {
         let place = image.place.clone();
         read.push(match one(image, encoders) {
-            Ok((one, small)) => {
-                pixels.push(small);
+            Ok((one, seen)) => {
+                pictures.push(Arc::new(seen));
                 Ok(one)
             }
             Err(why) => Err((place, why)),
         });
     }
-    let batch: Vec<&Pixels> = pixels.iter().collect();
     for (at, encoder) in encoders.image.iter().enumerate() {
         let Some(encoder) = encoder else { continue };
-        for (one, vector) in read.iter_mut().flatten().zip(encoder.encode(&batch)) {
+        for (one, vector) in
+            read.iter_mut().flatten().zip(Picture::encode(&pictures, &**encoder, at))
+        {
             one.vectors[at] = vector;
         }
     }
@@ -122,10 +120,11 @@ fn several(images: Vec<Image>, encoders: &Encoders) -> Vec<Result<One, (String, 
 }
 
 /// As decode reads a message, so that equal bytes give equal hashes and vectors.
-fn one(mut image: Image, encoders: &Encoders) -> Result<(One, Pixels), String> {
+fn one(mut image: Image, encoders: &Encoders) -> Result<(One, Picture), String> {
     let bytes = image.read()?;
     let decoded = decode::decode(&bytes, &Default::default()).map_err(|e| e.to_string())?;
-    let seen = picture(bytes, decoded, StoreKind::Reference, Default::default(), None);
+    let none = Default::default();
+    let seen = picture(bytes, decoded, StoreKind::Reference, none, None, &encoders.image);
     let mut vectors = [None, None];
     for (at, channel) in CHANNELS.into_iter().enumerate() {
         let Some(dim) = encoders.given[channel.index()] else { continue };
@@ -142,7 +141,7 @@ fn one(mut image: Image, encoders: &Encoders) -> Result<(One, Pixels), String> {
         phash: u64::from_str_radix(&seen.content.phash, 16).map_err(|e| e.to_string())?,
         vectors,
     };
-    Ok((one, Pixels { width: seen.width, height: seen.height, rgb: seen.rgb }))
+    Ok((one, seen))
 }
 
 fn given_vector(given: &Value, dim: usize) -> Result<Box<[i16]>, String> {

@@ -13,6 +13,7 @@ use std::{
 use anyhow::{Context, bail};
 use kernels::{
     decode::{self, Pixels},
+    encoders::encode_full,
     resize::{encode_jpeg, fit},
     similarity::Rows,
     vector,
@@ -314,12 +315,11 @@ fn look(
     let mut scores = Vec::new();
     if let Some(dice) = dice {
         let copies = copies::of_image(&fit(pixels, limits::STORED_SIDE_MAX), dice);
-        let copies: Vec<_> = copies.iter().map(|p| fit(p, limits::ENCODER_SIDE_MAX)).collect();
-        let batch: Vec<&Pixels> = copies.iter().map(|p| &**p).collect();
+        let batch: Vec<&Pixels> = copies.iter().collect();
         for channel in [Channel::Semantic, Channel::Pattern] {
             let at = channel.index();
             let (Some(encoder), Some(own)) = (&encoders.image[at], own[at]) else { continue };
-            let vectors = encoder.encode(&batch).into_iter().zip(copies::IMAGE_KINDS);
+            let vectors = encode_full(&**encoder, &batch).into_iter().zip(copies::IMAGE_KINDS);
             scores.extend(vectors.filter_map(|(v, k)| Some((channel, k, vector::dot(own, &v?)))));
         }
     }

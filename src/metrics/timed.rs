@@ -42,7 +42,7 @@ impl<E: ?Sized> Timed<E> {
 
 /// The two kinds of encoders differ in what they read, and in nothing else.
 macro_rules! tell_time {
-    ($encoder:ident, $input:ty) => {
+    ($encoder:ident, $input:ty, $($more:tt)*) => {
         impl $encoder for Timed<dyn $encoder> {
             fn name(&self) -> &str {
                 self.inner.name()
@@ -59,9 +59,19 @@ macro_rules! tell_time {
             fn encode(&self, batch: &[&$input]) -> Vec<Option<Box<[i16]>>> {
                 self.time(batch.len(), |inner| inner.encode(batch))
             }
+            $($more)*
         }
     };
 }
 
-tell_time!(ImageEncoder, Pixels);
-tell_time!(TextEncoder, str);
+tell_time! {
+    ImageEncoder,
+    Pixels,
+    fn view(&self, full: &Pixels) -> Option<Pixels> {
+        self.inner.view(full)
+    }
+    fn encode_views(&self, batch: &[&Pixels]) -> Vec<Option<Box<[i16]>>> {
+        self.time(batch.len(), |inner| inner.encode_views(batch))
+    }
+}
+tell_time!(TextEncoder, str,);

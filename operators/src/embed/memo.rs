@@ -5,7 +5,7 @@ use std::{
     sync::Arc,
 };
 
-use kernels::{decode::Pixels, vector::to_le_bytes};
+use kernels::vector::to_le_bytes;
 use schemas::{Channel, ContentId, Epoch, limits, tables::EmbeddingRow};
 use serde::{Deserialize, Serialize};
 use timely::dataflow::{
@@ -235,11 +235,7 @@ impl Memo {
             })
             .collect();
         offload.submit(tag, move || {
-            let pixels: Vec<Pixels> = pictures
-                .iter()
-                .map(|p| Pixels { width: p.width, height: p.height, rgb: p.rgb.clone() })
-                .collect();
-            checked(encoder.encode(&pixels.iter().collect::<Vec<_>>()), encoder.dim())
+            checked(Picture::encode(&pictures, &*encoder, channel.index()), encoder.dim())
         });
     }
 

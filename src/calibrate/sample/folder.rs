@@ -1,12 +1,13 @@
 //! A sample of images that are not in tables yet.
 
-use std::{collections::BTreeMap, path::Path};
+use std::{collections::BTreeMap, path::Path, sync::Arc};
 
 use anyhow::{Context, bail};
+use operators::flow::Picture;
 
 use super::{
-    Channel, Config, ContentId, Encoders, Image, Look, Pixels, Sample, Smallest, StoreKind,
-    caption_text, decode, dice, empty, hash, in_parallel, limits, look, take,
+    Channel, Config, ContentId, Encoders, Image, Look, Sample, Smallest, StoreKind, caption_text,
+    decode, dice, empty, hash, in_parallel, limits, look, take,
 };
 use crate::push::images::{self, Found};
 
@@ -118,16 +119,18 @@ fn one(
     let full = (at < limits::CALIBRATE_PICTURED)
         .then(|| kernels::resize::fit(&decoded.pixels, limits::STORED_SIDE_MAX).into_owned());
     let none = StoreKind::Reference;
-    let picture = operators::decode::picture(bytes, decoded, none, Default::default(), None);
+    let picture =
+        operators::decode::picture(bytes, decoded, none, Default::default(), None, &encoders.image);
     if let Some((_, why)) = operators::screen::fault(&picture.content, &config.screen) {
         return Err(named(why));
     }
     let content = picture.content_id;
-    let small = Pixels { width: picture.width, height: picture.height, rgb: picture.rgb };
+    let picture = [Arc::new(picture)];
     let mut vectors = [None, None, None];
     for channel in [Channel::Semantic, Channel::Pattern] {
         if let Some(encoder) = &encoders.image[channel.index()] {
-            vectors[channel.index()] = encoder.encode(&[&small]).pop().flatten();
+            let encoded = Picture::encode(&picture, &**encoder, channel.index());
+            vectors[channel.index()] = encoded.into_iter().next().flatten();
         }
     }
     if let (Some(encoder), Some(text)) = (&encoders.text, &caption) {
