@@ -8,7 +8,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak,
         atomic::{AtomicBool, AtomicUsize, Ordering},
         mpsc::{self, Receiver, RecvTimeoutError, Sender},
     },
@@ -68,7 +68,8 @@ pub struct Requests {
     shared: Arc<Shared>,
     /// Those that were taken and belong to no epoch yet.
     open: Vec<String>,
-    _looking: Sender<()>,
+    /// Has the thread look where the service is now.
+    looking: Sender<()>,
 }
 
 struct Shared {
@@ -81,6 +82,8 @@ struct Shared {
     waiting: AtomicUsize,
     /// The folder was seen since the tables are this service's.
     looked: AtomicBool,
+    /// With `found`: it was seen.
+    seen: Condvar,
     /// Collections may begin: what was asked for before them was taken.
     collects: AtomicBool,
 }
@@ -112,14 +115,14 @@ impl Requests {
         metrics: Arc<Metrics>,
     ) -> std::io::Result<Requests> {
         let (found, cut, waiting) = Default::default();
-        let (looked, collects) = Default::default();
-        let shared = Shared { store, metrics, found, cut, waiting, looked, collects };
+        let (looked, seen, collects) = Default::default();
+        let shared = Shared { store, metrics, found, cut, waiting, looked, seen, collects };
         let shared = Arc::new(shared);
         let (looking, ended) = mpsc::channel();
         let of = Arc::downgrade(&shared);
         let thread = std::thread::Builder::new().name("requests".into());
         thread.spawn(move || look_on(&of, &ended, interval))?;
-        Ok(Requests { shared, open: Vec::new(), _looking: looking })
+        Ok(Requests { shared, open: Vec::new(), looking })
     }
 
     /// Whether all that was asked for when the service started is committed, and what was found
@@ -127,6 +130,16 @@ impl Requests {
     pub fn done_with(&self) -> bool {
         let Shared { looked, waiting, .. } = &*self.shared;
         looked.load(Ordering::Acquire) && waiting.load(Ordering::Acquire) == 0
+    }
+
+    /// Waits until the folder was seen since the tables are this service's, or for so long: what was
+    /// asked for before then belongs to the first epoch.
+    pub fn first_look(&self, patience: Duration) {
+        // A thread that has ended has been told to.
+        let _ = self.looking.send(());
+        let Shared { found, looked, seen, .. } = &*self.shared;
+        let unseen = |_: &mut Found| !looked.load(Ordering::Acquire);
+        drop(seen.wait_timeout_while(locked(found), patience, unseen));
     }
 
     /// What was found since the last call, if there is any.
@@ -197,9 +210,9 @@ fn look_on(of: &Weak<Shared>, ended: &Receiver<()>, interval: Duration) {
             shared.look(ours, &mut seen);
         }
         drop(shared);
-        match ended.recv_timeout(interval.min(limits::REQUESTS_INTERVAL_FOLDER)) {
-            Err(RecvTimeoutError::Timeout) => {}
-            _ => return,
+        let next = ended.recv_timeout(interval.min(limits::REQUESTS_INTERVAL_FOLDER));
+        if next == Err(RecvTimeoutError::Disconnected) {
+            return;
         }
     }
 }
@@ -249,6 +262,7 @@ impl Shared {
         }
         if ours && all {
             self.looked.store(true, Ordering::Release);
+            self.seen.notify_all();
         }
     }
 }

@@ -82,6 +82,9 @@ pub const FETCH_AHEAD_BYTES: usize = 256 << 20;
 pub const REQUESTS_INTERVAL_FOLDER: Duration = Duration::from_millis(250);
 /// The same in an object store, where each look is paid for: half a million a month.
 pub const REQUESTS_INTERVAL_REMOTE: Duration = Duration::from_secs(5);
+/// How long a start waits for its first look, so that what was asked for meanwhile is in its first
+/// epoch; a store that does not answer must not keep it any longer.
+pub const REQUESTS_FIRST_LOOK: Duration = Duration::from_secs(2);
 /// Messages that one request may have read again; more become several requests.
 pub const REPLAY_ROWS: usize = 100_000;
 /// How long a replay waits for a source that gives nothing.

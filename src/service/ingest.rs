@@ -106,6 +106,7 @@ impl Ingest {
     /// live in the tables.
     pub fn run(mut self) -> Result<(), SourceError> {
         let mut open = Open::default();
+        self.requests.first_look(limits::REQUESTS_FIRST_LOOK);
         if !self.again.is_empty() {
             open.offsets = std::mem::take(&mut self.again);
             open.touch();

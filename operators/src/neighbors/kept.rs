@@ -34,8 +34,8 @@ pub(super) enum Inserted {
     At(usize),
 }
 
-/// The first entries, in rule 3's order (score descending, then image id ascending, bytewise), of all live versions that score
-/// within the band; at most `capacity` of them.
+/// The first entries, in rule 3's order (score descending, then image id ascending, bytewise), of all
+/// live versions that score within the band; at most `capacity` of them.
 ///
 /// It is exact however it came about: entries are always a prefix of the true order. Once an entry
 /// was dropped for want of room the list is not `complete`, and what comes after its last entry is
