@@ -6,7 +6,12 @@
 
 mod probe;
 
-use std::{net::SocketAddr, sync::Arc, thread::JoinHandle, time::Duration};
+use std::{
+    net::SocketAddr,
+    sync::{Arc, PoisonError, RwLock},
+    thread::JoinHandle,
+    time::Duration,
+};
 
 use anyhow::Context;
 use http_body_util::Full;
@@ -49,19 +54,29 @@ pub struct Console {
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
     /// Outlives the thread: the counters hold the store, whose own runtime must not end inside one.
-    _probe: Arc<Probe>,
+    probe: Shown,
 }
 
+/// What there is to say now: a service that stands still for a moment begins with new counters.
+type Shown = Arc<RwLock<Probe>>;
+
 impl Console {
-    /// The console that a config asks for, if it does.
+    /// The console that a config asks for, if it does; one that is there goes on with these counters.
     pub fn of(
         service: &config::Service,
         metrics: &Arc<Metrics>,
-    ) -> anyhow::Result<Option<Console>> {
-        let Some(address) = service.listen else { return Ok(None) };
-        let console = Console::start(address, Probe::new(service, metrics.clone()))?;
-        tracing::info!(address = %console.address, "console: http://{}", console.address);
-        Ok(Some(console))
+        console: &mut Option<Console>,
+    ) -> anyhow::Result<()> {
+        let Some(address) = service.listen else { return Ok(()) };
+        let probe = Probe::new(service, metrics.clone());
+        if let Some(console) = console {
+            *console.probe.write().unwrap_or_else(PoisonError::into_inner) = probe;
+            return Ok(());
+        }
+        let started = Console::start(address, probe)?;
+        tracing::info!(address = %started.address, "console: http://{}", started.address);
+        *console = Some(started);
+        Ok(())
     }
 
     fn start(address: SocketAddr, probe: Probe) -> anyhow::Result<Console> {
@@ -74,7 +89,7 @@ impl Console {
             .build()
             .context("a runtime for the console")?;
         let (stop, stopped) = oneshot::channel();
-        let probe = Arc::new(probe);
+        let probe = Arc::new(RwLock::new(probe));
         let served = probe.clone();
         let serve = async move {
             let listener = TcpListener::from_std(listener)?;
@@ -93,7 +108,7 @@ impl Console {
                 }
             })
             .context("start the console's thread")?;
-        Ok(Console { address, stop: Some(stop), thread: Some(thread), _probe: probe })
+        Ok(Console { address, stop: Some(stop), thread: Some(thread), probe })
     }
 }
 
@@ -109,7 +124,7 @@ impl Drop for Console {
     }
 }
 
-async fn accept(listener: TcpListener, probe: Arc<Probe>) {
+async fn accept(listener: TcpListener, probe: Shown) {
     let places = Arc::new(Semaphore::new(limits::CONSOLE_CONNECTIONS));
     loop {
         let Ok(place) = places.clone().acquire_owned().await else { return };
@@ -127,8 +142,10 @@ async fn accept(listener: TcpListener, probe: Arc<Probe>) {
     }
 }
 
-async fn serve(stream: TcpStream, probe: Arc<Probe>) -> hyper::Result<()> {
+async fn serve(stream: TcpStream, probe: Shown) -> hyper::Result<()> {
     let answer = service_fn(move |request: Request<Incoming>| {
+        // No clone: the last one to hold it must not be this thread.
+        let probe = probe.read().unwrap_or_else(PoisonError::into_inner);
         let answer = answer(&probe, request.method(), request.uri().path());
         async move { Ok::<_, std::convert::Infallible>(answer) }
     });

@@ -11,6 +11,7 @@
 //! starts it again behind, so nothing in it has to forget anything.
 
 pub mod ask;
+pub mod forget;
 pub mod kept;
 pub mod proof;
 pub mod report;

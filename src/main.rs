@@ -116,6 +116,10 @@ struct ConfigPath {
 static STOP: AtomicBool = AtomicBool::new(false);
 
 fn main() -> ExitCode {
+    // As many threads as there are cores may ask for memory at once.
+    kernels::heap::keep_at_most(
+        std::thread::available_parallelism().map_or(1, |cores| cores.get()),
+    );
     let command = Cli::parse().command;
     let logging = match &command {
         Command::Run { log, .. } => log::start(log),

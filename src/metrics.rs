@@ -64,6 +64,8 @@ pub enum Phase {
     Stopping,
     /// Removing what was taken down; the service starts again behind.
     Collecting,
+    /// Taking what no live image has out of the memos; the service starts again behind.
+    Forgetting,
 }
 
 impl Phase {
@@ -75,6 +77,7 @@ impl Phase {
             Phase::Running => "running",
             Phase::Stopping => "stopping",
             Phase::Collecting => "collecting",
+            Phase::Forgetting => "forgetting",
         }
     }
 }

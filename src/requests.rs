@@ -274,7 +274,7 @@ fn at(metrics: &Metrics) -> At {
         Phase::Restoring => {
             At::Starting(metrics.restoring().unwrap_or_else(|| "it reads the tables".into()))
         }
-        Phase::Running | Phase::Stopping => At::Committing,
+        Phase::Running | Phase::Stopping | Phase::Forgetting => At::Committing,
         Phase::Collecting => At::Collecting,
     }
 }

@@ -101,7 +101,9 @@ pub fn open_tables(config: &Config) -> anyhow::Result<Store> {
 pub fn run(config: &Config, options: RunOptions, stop: &'static AtomicBool) -> anyhow::Result<()> {
     let version = env!("CARGO_PKG_VERSION");
     tracing::info!(version, tables = config.tables.root, "everpair {version} starts");
-    while run_once(config, options, stop)? {}
+    let mut keep_dead = config.contents.keep_dead;
+    let mut console = None;
+    while run_once(config, options, stop, (&mut keep_dead, &mut console))? {}
     Ok(())
 }
 
@@ -111,6 +113,7 @@ fn run_once(
     config: &Config,
     options: RunOptions,
     stop: &'static AtomicBool,
+    (keep_dead, console): (&mut u64, &mut Option<Console>),
 ) -> anyhow::Result<bool> {
     let store = open_store(config)?;
     let mut settings = settings::settings(config)?;
@@ -122,7 +125,7 @@ fn run_once(
     // Before this start writes it anew.
     let known = Witnesses::new(&config.source.key, delta::latest_written(&store)?);
     let metrics = Arc::new(Metrics::new(store.clone(), settings.counters.clone()));
-    let _console = Console::of(&config.service, &metrics)?;
+    Console::of(&config.service, &metrics, console)?;
     let requests = look_for_requests(config, &store, &metrics)?;
     let publisher = delta::start(&store, &specs()).context("take over the tables")?;
     metrics.enter(Phase::Restoring);
@@ -186,6 +189,7 @@ fn run_once(
         store: store.clone(),
         epochs_kept: config.service.epochs_kept,
         retention: config.tables.retention,
+        keep_dead: *keep_dead,
         publisher,
         shown,
         in_force,
@@ -196,7 +200,7 @@ fn run_once(
         closed,
         ends,
         progress: progress.clone(),
-        exchange,
+        exchange: exchange.clone(),
         requests: requests.clone(),
         metrics: metrics.clone(),
     };
@@ -208,12 +212,26 @@ fn run_once(
     join(ingest, guards, states)?;
     turned::say(&metrics.turned_away());
     say_stopped(newest);
+    let forgets = exchange.forget.load(Ordering::Acquire).then_some(keep_dead);
+    stand_still(&store, &requests, forgets, &metrics, stop)
+}
+
+/// What only a service that stands still can do, if there is any. Whether it is to run again then.
+fn stand_still(
+    store: &Store,
+    requests: &Requests,
+    forgets: Option<&mut u64>,
+    metrics: &Metrics,
+    stop: &AtomicBool,
+) -> anyhow::Result<bool> {
     let asked = requests.collections();
-    if asked.is_empty() {
-        return Ok(false);
+    if !asked.is_empty() {
+        metrics.enter(Phase::Collecting);
+        return gc::serve(store, &asked, stop);
     }
-    metrics.enter(Phase::Collecting);
-    gc::serve(&store, &asked, stop)
+    let Some(keep_dead) = forgets else { return Ok(false) };
+    metrics.enter(Phase::Forgetting);
+    gc::forget::serve(store, stop, keep_dead)
 }
 
 /// From the first moment on, so that whoever asks for something hears that a service is starting.

@@ -131,6 +131,7 @@ pub fn live(store: &Store, cut: i64, epochs: usize) -> Result<(), Error> {
     let partition = ("topic".to_owned(), 0);
     let mut next = publisher.offsets().get(&partition).copied().unwrap_or(0);
     assert_eq!((images.clone(), pairs.clone()), oracle(next), "after start at offset {next}");
+    assert!(images.values().all(|value| memo.contains(value)), "{memo:?} has forgotten {images:?}");
     for _ in 0..epochs {
         let end = (next + cut).min(MESSAGES);
         if end == next {
@@ -153,6 +154,17 @@ pub fn live(store: &Store, cut: i64, epochs: usize) -> Result<(), Error> {
         let offsets = Offsets::from([(partition.clone(), end)]);
         publisher.publish(EpochCommit { epoch, changes, offsets, ..EpochCommit::default() })?;
         (images, pairs, next) = (images_then, pairs_then, end);
+        if cut % 2 == 0 {
+            let live: BTreeSet<i64> = images.values().copied().collect();
+            let forgotten = publisher.forget("contents", &["value"], |batch| {
+                let values = batch.column(0).as_primitive::<Int64Type>().values().iter();
+                Ok(values.map(|value| !live.contains(value)).collect())
+            })?;
+            let held = memo.len();
+            memo.retain(|value| live.contains(value));
+            assert_eq!(forgotten, (held - memo.len()) as u64);
+            publisher.renew_latest()?;
+        }
     }
     Ok(())
 }

@@ -5,6 +5,7 @@ mod another_log;
 mod benchmarks;
 mod fenced;
 pub mod fetching;
+mod forgetting;
 mod format;
 mod history;
 mod increments;

@@ -14,6 +14,8 @@
 //! 7. [`codes`]: vectors in 8 bits with a certificate, which say what cannot reach a threshold.
 //! 8. [`search`]: both together: the codes choose pairs, the score decides.
 //! 9. [`cuda`]: the same on an NVIDIA device, if there is one. The one part that does I/O.
+//!
+//! And [`heap`], because what is unsafe is here.
 #![deny(missing_docs)]
 
 pub mod checkpoint;
@@ -22,6 +24,7 @@ pub mod cuda;
 pub mod decode;
 pub mod encoders;
 pub mod gemm;
+pub mod heap;
 pub mod lanes;
 pub mod measure;
 pub mod phash;

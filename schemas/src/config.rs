@@ -191,11 +191,19 @@ pub enum Keep {
 }
 
 /// `[contents]`.
-#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[derive(Clone, Copy, Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Contents {
     /// What is kept of an image's bytes.
     pub store: StoreKind,
+    /// Contents that no live image has any more, and that are remembered at least.
+    pub keep_dead: u64,
+}
+
+impl Default for Contents {
+    fn default() -> Self {
+        Contents { store: StoreKind::default(), keep_dead: limits::CONTENTS_KEPT_DEAD }
+    }
 }
 
 /// `[contents] store`.

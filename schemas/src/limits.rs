@@ -159,6 +159,9 @@ pub const COMPACT_TIERS: [u64; 3] = [32 << 10, 512 << 10, 4 << 20];
 pub const COMPACT_BYTES: u64 = 32 << 20;
 /// Rows that are held in memory for that; the file that goes past it is still taken.
 pub const COMPACT_MEMORY: usize = 96 << 20;
+/// Contents that no live image has any more and whose rows stay at least: about 50 MB of memory with
+/// three channels of 768 components.
+pub const CONTENTS_KEPT_DEAD: u64 = 10_000;
 /// Epochs after which another table is looked at for what can be removed.
 pub const RETAIN_EPOCHS: u64 = 16;
 /// A quiet service looks after as long a time.

@@ -62,6 +62,7 @@ impl Probe {
             }),
             Phase::Stopping => why.push("the service is stopping".to_owned()),
             Phase::Collecting => why.push("what was taken down is being removed".to_owned()),
+            Phase::Forgetting => why.push("what no live image has is being forgotten".to_owned()),
             Phase::Running if !viewed => why.push("the source was not read yet".to_owned()),
             Phase::Running if !reachable => why.push("the source does not answer".to_owned()),
             Phase::Running if unknown > 0 => {

@@ -273,6 +273,28 @@ impl Publisher {
             .map_err(|error| generation::explained(&self.store, self.generation, error))
     }
 
+    /// Takes those live rows out of a memo of which `goes` says so, given batches of these columns, and
+    /// gives how many. To be called between epochs; earlier versions keep theirs. Readers see it with
+    /// [`Publisher::renew_latest`] or the next epoch.
+    ///
+    /// # Errors
+    /// As for a table's commit, after which the publisher refuses everything; `Refused` for a table
+    /// that is no memo.
+    pub fn forget(
+        &mut self,
+        table: &str,
+        columns: &[&str],
+        goes: impl FnMut(&RecordBatch) -> Result<Vec<bool>>,
+    ) -> Result<u64> {
+        self.refuse_if_stopped()?;
+        let held = self.tables.iter_mut().find(|held| held.name() == table);
+        let held = held.ok_or_else(|| Error::Refused(format!("there is no table {table}")))?;
+        let rows = held.rows_where(columns, goes)?;
+        let forgotten = held.forget(&rows);
+        self.stopped = !held.is_writable();
+        forgotten.map_err(|error| generation::explained(&self.store, self.generation, error))
+    }
+
     /// Whether a commit failed, after which only a new start knows what happened.
     pub fn is_stopped(&self) -> bool {
         self.stopped

@@ -45,6 +45,13 @@ fn image_key(id: &str, content: &str, caption: Option<&str>) -> Key {
 impl Kept {
     /// Reads the newest epoch and all snapshots.
     pub fn read(store: &Store) -> anyhow::Result<Kept> {
+        let mut kept = Kept::live(store)?;
+        kept.take_snapshots(store)?;
+        Ok(kept)
+    }
+
+    /// Reads the newest epoch alone: what its live images need.
+    pub fn live(store: &Store) -> anyhow::Result<Kept> {
         let newest = Dataset::open(store, &At::Latest)?;
         let mut kept = Kept {
             epoch: newest.epoch(),
@@ -60,22 +67,26 @@ impl Kept {
         let rows = newest.rows::<ImageRow>()?;
         kept.live.extend(rows.iter().map(|row| Key::of(&[&row.image_id])));
         kept.take(&rows)?;
+        Ok(kept)
+    }
+
+    fn take_snapshots(&mut self, store: &Store) -> anyhow::Result<()> {
         for (name, snapshot, losses) in snapshot::all_losses(store)? {
             let dataset = Dataset::open(store, &At::Snapshot(name.clone()))?;
             let lost: HashSet<&str> = losses.ids().collect();
             let mut rows = dataset.rows::<ImageRow>()?;
             rows.retain(|row| !lost.contains(row.image_id.as_str()));
-            kept.take(&rows)?;
+            self.take(&rows)?;
             let back = lost.iter().map(|id| Key::of(&[id]));
-            let back: Vec<Key> = back.filter(|id| kept.live.contains(id)).collect();
+            let back: Vec<Key> = back.filter(|id| self.live.contains(id)).collect();
             for table in [Table::Pairs, Table::Triplets].into_iter().filter(|_| !back.is_empty()) {
                 let Some(version) = snapshot.page.tables.get(table.as_str()) else { continue };
-                kept.hidden.entry((table, *version)).or_default().extend(&back);
+                self.hidden.entry((table, *version)).or_default().extend(&back);
             }
-            kept.lost.insert(name.clone(), lost.len());
-            kept.snapshots.insert(name, snapshot.page.tables);
+            self.lost.insert(name.clone(), lost.len());
+            self.snapshots.insert(name, snapshot.page.tables);
         }
-        Ok(kept)
+        Ok(())
     }
 
     fn take(&mut self, rows: &[ImageRow]) -> anyhow::Result<()> {

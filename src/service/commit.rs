@@ -50,6 +50,8 @@ pub struct Committer {
     pub epochs_kept: usize,
     /// How long objects stay that no kept epoch needs.
     pub retention: Duration,
+    /// Contents that no live image has, and that are remembered at least.
+    pub keep_dead: u64,
     /// The tables.
     pub publisher: Publisher,
     /// What the tables show at start, until the first epoch has been compared with it.
@@ -108,7 +110,8 @@ impl Committer {
         let epochs = names.iter().filter_map(|(name, _)| name.strip_suffix(".json")?.parse().ok());
         let pages = epochs.collect();
         let pulse = self.metrics.pulse("committer");
-        let upkeep = Upkeep::new(self.store.clone(), self.retention, &self.publisher);
+        let upkeep =
+            Upkeep::new(self.store.clone(), (self.retention, self.keep_dead), &self.publisher);
         let mut run = Run {
             at: self,
             pending: None,
@@ -126,9 +129,10 @@ impl Committer {
                 Ok(changes) => run.commit(changes)?,
                 Err(RecvTimeoutError::Timeout) => run.keep_up()?,
                 Err(RecvTimeoutError::Disconnected) => {
-                    let Committer { publisher, metrics, requests, .. } = &run.at;
+                    let Committer { publisher, metrics, requests, exchange, .. } = &run.at;
                     run.upkeep.finish(publisher, metrics)?;
-                    if requests.wants_collection() {
+                    let forgets = exchange.forget.load(Ordering::Acquire);
+                    if requests.wants_collection() || forgets {
                         // It would take the tables back from a writer that has taken over.
                         publisher.check_newest()?;
                     }
@@ -137,6 +141,9 @@ impl Committer {
                 }
             }
             run.annotate();
+            if run.upkeep.wants_to_forget() {
+                run.at.exchange.forget.store(true, Ordering::Release);
+            }
             if run.is_done() {
                 if !run.at.progress.stop.load(Ordering::Acquire) {
                     tracing::info!("caught up");

@@ -38,6 +38,8 @@ pub struct Exchange {
     pub committed: Mutex<Offsets>,
     /// Cut an epoch even if nothing came: the tables differ from what they should be.
     pub force: AtomicBool,
+    /// Stand still behind this epoch: the memos are to forget what has gone.
+    pub forget: AtomicBool,
 }
 
 /// Everything that ingest needs.
@@ -117,7 +119,8 @@ impl Ingest {
             self.show_alive();
             let idle = self.read(&mut open, &mut positions)?;
             self.gather(&mut open, &positions)?;
-            if self.requests.wants_collection() {
+            let forgets = self.exchange.forget.load(Ordering::Acquire);
+            if self.requests.wants_collection() || forgets {
                 // What was asked for before goes first: what it blocks is to be collected.
                 if open.since.is_some() {
                     self.cut(&mut open, true)?;

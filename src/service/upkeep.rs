@@ -12,6 +12,7 @@ use schemas::{Epoch, limits, tables::Table};
 use crate::{
     dataset::EPOCHS,
     delta::{self, Keep, Latest, Publisher, Store},
+    gc::forget,
     metrics::Metrics,
     snapshot,
 };
@@ -32,11 +33,20 @@ pub struct Upkeep {
     stale: bool,
     /// Something failed: let it be for a while.
     until: Option<Instant>,
+    /// Contents that no live image has, and that are remembered at least.
+    keep_dead: u64,
+    /// The memos hold much that no live image has.
+    forget: bool,
 }
 
 impl Upkeep {
-    /// For the tables in a store, which hold objects that nothing needs for so long.
-    pub fn new(store: Store, retention: Duration, publisher: &Publisher) -> Upkeep {
+    /// For the tables in a store, which hold objects that nothing needs for so long, and at least so
+    /// many contents that no live image has.
+    pub fn new(
+        store: Store,
+        (retention, keep_dead): (Duration, u64),
+        publisher: &Publisher,
+    ) -> Upkeep {
         // Another table first at each start: a run may be too short for more than one.
         let tables = publisher.tables().len().max(1) as u64;
         let first = usize::try_from(publisher.epoch().unwrap_or(0) % tables).unwrap_or(0);
@@ -50,7 +60,14 @@ impl Upkeep {
             looked: Instant::now(),
             stale: false,
             until: None,
+            keep_dead,
+            forget: false,
         }
+    }
+
+    /// Whether the memos are to forget what no live image has, for which the service stands still.
+    pub fn wants_to_forget(&self) -> bool {
+        self.forget
     }
 
     /// After an epoch: one step of each task that is due. `pages` are the epochs that are kept.
@@ -119,6 +136,7 @@ impl Upkeep {
             (self.epochs, self.looked) = (0, Instant::now());
             let removed = self.retain(publisher, pages, metrics);
             self.bear("remove what no kept epoch needs", publisher, removed)?;
+            self.forget = forget::Held::of(publisher)?.is_due(self.keep_dead);
         }
         Ok(())
     }

@@ -34,6 +34,7 @@ pub struct Commit {
 }
 
 /// What a commit changes, worked out before anything is written.
+#[derive(Default)]
 struct Change {
     actions: Vec<Action>,
     dead: Vec<(String, RoaringTreemap)>,
@@ -78,7 +79,35 @@ impl Table {
         for path in change.added.into_iter().filter(|_| keyed) {
             self.take_number(path);
         }
-        for (path, dead) in change.dead {
+        self.bury(change.dead);
+        Ok(self.version())
+    }
+
+    /// Takes rows out of a memo, in a commit that moves no epoch, and gives how many. Their files stay
+    /// for the versions before.
+    pub(in super::super) fn forget(&mut self, rows: &Rows) -> Result<u64> {
+        let writer = self.writer()?;
+        if !self.spec.memo {
+            let why = format!("{} is no memo: its rows leave with an epoch", self.spec.name);
+            return Err(Error::Refused(why));
+        }
+        let count = rows.values().map(|rows| rows.len() as u64).sum();
+        if count == 0 {
+            return Ok(0);
+        }
+        let mut change = Change::default();
+        self.delete_rows(&[], rows, &mut change)?;
+        change.actions.push(txn(GENERATION, i64_of(writer)));
+        let info = info("DELETE", false, json!({ "forgotten": count, "generation": writer }));
+        let actions = std::mem::take(&mut change.actions);
+        self.write(Entry { info, actions })?;
+        self.bury(change.dead);
+        Ok(count)
+    }
+
+    /// Remembers which rows of files are dead since a commit.
+    fn bury(&mut self, dead: Vec<(String, RoaringTreemap)>) {
+        for (path, dead) in dead {
             if self.snapshot.files.contains_key(&path) {
                 self.dead.insert(path, dead);
             } else {
@@ -86,7 +115,6 @@ impl Table {
                 self.free_number(&path);
             }
         }
-        Ok(self.version())
     }
 
     pub(super) fn writer(&self) -> Result<u64> {
@@ -119,8 +147,7 @@ impl Table {
         insert: &[RecordBatch],
         (delete, rows): (&[Key], &Rows),
     ) -> Result<Change> {
-        let mut change =
-            Change { actions: Vec::new(), dead: Vec::new(), added: Vec::new(), placed: Vec::new() };
+        let mut change = Change::default();
         self.delete_rows(delete, rows, &mut change)?;
         let leaving: HashSet<&Key> = delete.iter().collect();
         let mut seen = HashSet::new();
