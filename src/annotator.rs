@@ -1,7 +1,9 @@
-//! Who writes the instructions: the seam, and the annotator that needs no network.
+//! Who writes the instructions: the seam, the annotator that needs no network, and the one that asks
+//! a model.
 
 mod captions;
 mod measures;
+pub mod openai;
 mod phrases;
 pub mod template;
 

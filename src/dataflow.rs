@@ -21,7 +21,7 @@ use operators::{
     decode::DecodeOptions,
     embed::{Encoders, KnownVector},
     epochs::split,
-    flow::{Answer, Answered, ModelId},
+    flow::{self, Answer, Answered, ModelId},
     neighbors::{Counters, Mining, State, VectorBook},
     offload::Pool,
     publish::{Change, added, recorded},
@@ -124,7 +124,8 @@ pub fn build<'s>(
         Answered::New(row) => Err(row),
     });
     let new_answers = operators::admit(new_answers, mined.clone());
-    let admitted = new_answers.clone().filter(|row| row.outcome != WITHDRAWN);
+    let admitted =
+        new_answers.clone().filter(|row| row.outcome != WITHDRAWN && row.task == flow::TASK);
     let memo = stored.concat(admitted.map(|row| (Arc::new(Answer::from(&*row)), true)));
     let answered = memo.clone().map(|(answer, _)| answer.request_id.clone());
     let answered = recorded(answered).as_collection();

@@ -39,6 +39,7 @@ use schemas::{
 use tokio::{runtime::Runtime, sync::Semaphore};
 use url::Url;
 
+pub use self::http::retry_after;
 use self::{
     budget::{Budget, Held},
     folder::Folders,

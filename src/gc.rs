@@ -33,11 +33,12 @@ use schemas::{limits, tables::Table};
 
 use self::{
     ask::{Patience, State, Taken, Waited},
-    kept::Kept,
+    kept::{AnswerTo, Kept},
     report::{Left, Report},
     rules::{RuleOf, TABLES},
 };
 use crate::{
+    annotator::openai::journal,
     cli::read_config,
     dataset::{self, At, Dataset, EPOCHS},
     delta::{self, Plan, Purged, Rule, Store},
@@ -220,6 +221,10 @@ pub fn collect(store: &Store, stop: &AtomicBool) -> anyhow::Result<Option<Report
         (left.bytes_written, left.log_removed) = (bytes_written, from_log);
     }
     report.state_files = state::forget(store, &|id| kept.id(id), false)?;
+    // Answers that are not committed: what they cost stands in the budget.
+    for row in journal::read(store)?.iter().filter(|row| !kept.answer(&AnswerTo::of(row))) {
+        journal::remove(store, &row.request_id)?;
+    }
     report.seconds.0 = began.elapsed().as_secs_f64();
     let began = Instant::now();
     // What may stay is read again: from what readers see now.

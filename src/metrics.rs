@@ -40,6 +40,7 @@ pub use self::{
 };
 use self::{histogram::Histogram, restoring::Restoring, turned::top_reasons};
 use crate::{
+    annotator::openai::Standing,
     delta::{EpochCommit, Latest, Publisher, Store},
     service::commit::Counts,
     source::{Offsets, SourceView},
@@ -100,6 +101,7 @@ pub struct Metrics {
     commits: Mutex<Commits>,
     upkept: Mutex<upkept::Upkept>,
     waiting: AtomicUsize,
+    standing: Mutex<Option<Standing>>,
     records: AtomicU64,
 }
 
@@ -196,6 +198,7 @@ impl Metrics {
             commits: Mutex::default(),
             upkept: Mutex::default(),
             waiting: AtomicUsize::new(0),
+            standing: Mutex::default(),
             records: AtomicU64::new(0),
         }
     }
@@ -345,6 +348,11 @@ impl Metrics {
         self.asked.fetch_add(requests as u64, Ordering::Relaxed);
     }
 
+    /// Where a client of a model stands.
+    pub fn stands(&self, at: Option<Standing>) {
+        *locked(&self.standing) = at;
+    }
+
     /// What the tables hold at the newest commit, in the form of `everpair status --json` but for
     /// `run` and `benchmarks`. No table is read.
     pub fn page(&self) -> Value {
@@ -414,6 +422,7 @@ impl Metrics {
             "records": self.records.load(Ordering::Relaxed),
             "keys_moved_between_partitions": commits.steps.moved_keys,
             "requests_waiting": self.waiting.load(Ordering::Relaxed),
+            "annotator": *locked(&self.standing),
             "steps": {
                 "images": commits.steps.images,
                 "pairs": commits.steps.pairs,

@@ -6,6 +6,7 @@
 //!              └──────────────── answers ◄── annotator ◄── committed pairs
 //! ```
 
+pub mod asking;
 pub mod commit;
 pub mod fingerprint;
 pub mod ingest;
@@ -27,7 +28,7 @@ use anyhow::{Context, anyhow, bail};
 use operators::register::Restored;
 use schemas::{
     Epoch,
-    config::{self, Config},
+    config::{self, AnnotatorKind, AnnotatorStart, Config},
     limits,
     tables::Table,
 };
@@ -35,6 +36,7 @@ use serde_json::{Map, Value};
 use timely::communication::WorkerGuards;
 
 use self::{
+    asking::Asking,
     commit::Committer,
     ingest::Ingest,
     restore::{Reading, Shown},
@@ -156,9 +158,9 @@ fn run_once(
         let rejected = std::mem::take(&mut shown.rejected);
         let latest = delta::read_latest(&store)?;
         metrics.opened(&publisher, latest, rejected, opened.next.clone())?;
-        Ok(opened)
+        Ok((opened, Asking::new(config, &publisher, answers_in)?))
     });
-    let Opened { source, next, ends, again } = match opened {
+    let (Opened { source, next, ends, again, asks_from }, asking) = match opened {
         Ok(opened) => opened,
         Err(error) => return abandon(&progress, guards, error),
     };
@@ -194,9 +196,8 @@ fn run_once(
         shown,
         in_force,
         config_changed,
-        annotator: settings::annotator(config),
-        settle: config.annotator.settle,
-        answers: answers_in,
+        asking,
+        asks_from,
         closed,
         ends,
         progress: progress.clone(),
@@ -340,6 +341,8 @@ struct Opened {
     next: Offsets,
     /// With `until_caught_up`: the source's ends as of now.
     ends: Option<Offsets>,
+    /// The same, where nothing is to be asked before they are committed.
+    asks_from: Option<Offsets>,
     /// Partitions that end before the next offset, and that the source has not refused: it begins
     /// again, and nothing of them counts as read.
     again: Offsets,
@@ -354,8 +357,13 @@ fn open_source(
     let next = publisher.offsets().into_iter();
     let mut next: Offsets = next.map(|((topic, at), next)| ((topic.into(), at), next)).collect();
     let mut source = fetch::open(config, &next, known).context("open the source")?;
+    let asks = config.annotator.kind == AnnotatorKind::OpenAi;
+    let waits = asks && config.annotator.start == AnnotatorStart::CaughtUp;
     if !options.until_caught_up {
-        return Ok(Opened { source, next, ends: None, again: Offsets::new() });
+        let end = |source: &mut Box<dyn Source>| source.end_offsets();
+        let asks_from = waits.then(|| end(&mut source).context("ask the source for its end"));
+        let (asks_from, again) = (asks_from.transpose()?, Offsets::new());
+        return Ok(Opened { source, next, ends: None, again, asks_from });
     }
     let ends = source.end_offsets().context("ask the source for its end")?;
     if ends.is_empty() {
@@ -369,7 +377,8 @@ fn open_source(
             again.insert(place.clone(), 0);
         }
     }
-    Ok(Opened { source, next, ends: Some(ends), again })
+    let asks_from = waits.then(|| ends.clone());
+    Ok(Opened { source, next, ends: Some(ends), again, asks_from })
 }
 
 /// Whether the tables were made with this config; an error says what differs.

@@ -23,15 +23,30 @@ use schemas::{
 use serde_json::{Map, Value, json};
 
 use crate::{
-    annotator::{Annotator, template::Template},
+    annotator::{
+        Annotator,
+        openai::{self, prompts::Prompts},
+        template::Template,
+    },
     dataflow::Settings,
     encoders,
 };
 
-/// Whoever writes instructions, by the config.
-pub fn annotator(config: &Config) -> Box<dyn Annotator> {
+/// Who is asked, and what determines its answers.
+///
+/// # Errors
+/// A prompt cannot be read.
+pub fn model(config: &Config) -> anyhow::Result<ModelId> {
     match config.annotator.kind {
-        AnnotatorKind::Template => Box::new(Template::new()),
+        AnnotatorKind::Template => {
+            let template = Template::new();
+            let (model, prompt_version) = template.model();
+            let reads_captions = template.reads_captions();
+            Ok(ModelId { model: model.to_owned(), prompt_version, reads_captions })
+        }
+        AnnotatorKind::OpenAi => {
+            Ok(openai::model_id(&config.annotator, &Prompts::of(&config.annotator)?))
+        }
     }
 }
 
@@ -48,13 +63,7 @@ pub fn workers(config: &Config) -> usize {
 /// # Errors
 /// An encoder that there is not, or a band that is none: the message says which key.
 pub fn settings(config: &Config) -> anyhow::Result<Settings> {
-    let annotator = annotator(config);
-    let (model, prompt_version) = annotator.model();
-    let model = ModelId {
-        model: model.to_owned(),
-        prompt_version,
-        reads_captions: annotator.reads_captions(),
-    };
+    let model = model(config)?;
     let limits = kernels::decode::Limits {
         encoded_bytes_max: config.screen.encoded_bytes_max,
         pixels_max: config.screen.pixels_max,

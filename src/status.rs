@@ -6,13 +6,14 @@ use anyhow::Context;
 use schemas::{
     ContentId,
     benchmark::{self, Header},
-    config::Config,
+    config::{AnnotatorKind, Config},
     reject::Reason,
     tables,
 };
 use serde_json::{Value, json};
 
 use crate::{
+    annotator::openai::money::{Spent, usd},
     benchmark::objects,
     dataset::{self, At, Dataset},
     delta::Store,
@@ -55,8 +56,49 @@ pub fn status(config: &Config) -> anyhow::Result<Value> {
         "tables": rows,
         "rejects": rejects,
         "benchmarks": benchmarks,
+        "annotator": money(config, &store)?,
         "run": run,
     }))
+}
+
+/// What a model has cost so far, where one was ever asked or is to be.
+fn money(config: &Config, store: &Store) -> anyhow::Result<Value> {
+    let spent = Spent::read(store, chrono::Utc::now().timestamp_micros())?;
+    if config.annotator.kind == AnnotatorKind::Template && spent == Spent::default() {
+        return Ok(Value::Null);
+    }
+    Ok(json!({
+        "spent_usd": usd(spent.closed + spent.open),
+        "open_usd": usd(spent.open),
+        "today_usd": usd(spent.today),
+        "budget_usd": config.annotator.budget,
+        "daily_budget_usd": config.annotator.daily_budget,
+    }))
+}
+
+fn print_money(status: &Value) {
+    let (money, at) = (&status["annotator"], &status["run"]["annotator"]);
+    let Some(spent) = money["spent_usd"].as_f64() else { return };
+    let number = |value: &Value| value.as_f64().unwrap_or(0.0);
+    let of = money["budget_usd"].as_f64().map_or(String::new(), |usd| format!(" of {usd:.2}"));
+    let (open, today) = (number(&money["open_usd"]), number(&money["today_usd"]));
+    outln!("annotator: {spent:.4}{of} USD spent, {open:.4} of that set aside; {today:.4} today");
+    let (ended, waiting) = (number(&at["pairs_ended"]), number(&at["pairs"]));
+    if ended > 0.0 {
+        let each = number(&at["spent_now"]) / ended;
+        let rate = ended / number(&at["asking_seconds"]).max(1e-9);
+        let (usd, seconds) = (each * waiting, waiting / rate);
+        outln!(
+            "newest run: {each:.6} USD and {:.2} s a pair; the {waiting} that wait take about \
+             {usd:.4} USD and {seconds:.0} s",
+            1.0 / rate
+        );
+    }
+    for why in ["out_of", "refused"] {
+        if let Some(text) = at[why].as_str() {
+            outln!("annotator: pairs wait, {}: {text}", why.replace('_', " "));
+        }
+    }
 }
 
 /// By benchmark, then by what a message was found to be of it.
@@ -163,6 +205,7 @@ pub fn print(status: &Value) {
         let (images, all) = (&of["images"], &of["turned_away"]);
         outln!("benchmark {name}: {images} images, {all} messages turned away{by}");
     }
+    print_money(status);
     let run = &status["run"];
     let Some(seconds) = run["run_seconds"].as_f64() else { return };
     let (records, waiting) = (&run["records"], &run["requests_waiting"]);

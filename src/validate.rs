@@ -26,7 +26,7 @@ use schemas::{
 };
 use serde::Serialize;
 
-use crate::{cli, dataset::Dataset, outln, secrets, service, settings};
+use crate::{annotator::openai, cli, dataset::Dataset, outln, secrets, service, settings};
 
 mod kafka;
 mod offsets;
@@ -279,6 +279,10 @@ fn annotator(config: &Config) -> Check {
             "annotator",
             "\"template\" needs nothing; it is for trying out, not for training data",
         ),
+        AnnotatorKind::OpenAi => match openai::probe(&config.annotator) {
+            Ok(said) => Check::ok("annotator", said),
+            Err(error) => Check::failed("annotator", format!("{error:#}")),
+        },
     }
 }
 

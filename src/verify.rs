@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Context, anyhow, bail};
 use operators::{
     filter,
-    flow::{Answer, Pair},
+    flow::{Answer, Pair, TASK},
     naive,
 };
 use schemas::{
@@ -267,7 +267,9 @@ fn check_answers(
     let mut chosen: BTreeMap<(Arc<str>, Arc<str>), (usize, Answer)> = BTreeMap::new();
     for row in &tables.annotations {
         let model = settings.triplets.models.iter().position(|model| {
-            model.model == row.model && model.prompt_version == row.prompt_version
+            row.task == TASK
+                && model.model == row.model
+                && model.prompt_version == row.prompt_version
         });
         let query = by_content.get(row.query_content_id.as_str());
         let target = by_content.get(row.target_content_id.as_str());
@@ -282,7 +284,7 @@ fn check_answers(
             let side = |row: &'_ ImageRow| ContentId::parse(&row.content_id);
             let (Some(q), Some(t)) = (side(query), side(target)) else { continue };
             let today = request_id(
-                "instruct",
+                TASK,
                 &row.model,
                 row.prompt_version,
                 (q, query.caption.as_deref()),

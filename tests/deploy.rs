@@ -41,6 +41,7 @@ fn the_example_config_loads_and_documents_every_key() {
         "channels.semantic",
         "pairs",
         "annotator",
+        "annotator.prompts",
         "triplets",
         "contents",
         "screen",

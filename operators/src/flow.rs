@@ -227,8 +227,11 @@ pub struct ModelId {
     pub reads_captions: bool,
 }
 
-/// The only task that models are asked so far: write instructions that lead from query to target.
+/// Write instructions that lead from query to target: the task whose answers make triplets.
 pub const TASK: &str = "instruct";
+/// Say what two images share and where they differ: one answer for both directions of a pair, under
+/// the smaller content first. It is paid for, so the memo has it; nothing else reads it.
+pub const DESCRIBE: &str = "describe";
 
 impl ModelId {
     /// The id of this model's request about two contents with these captions.

@@ -3,6 +3,7 @@
 //! Environment variables fill secrets only. A value that cannot work is refused here, with words
 //! that say what would.
 
+mod annotator;
 mod channels;
 mod fetch;
 
@@ -11,6 +12,7 @@ use std::{collections::BTreeMap, fmt, net::SocketAddr, path::PathBuf, time::Dura
 use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
 
 pub use self::{
+    annotator::{Annotator, AnnotatorKind, AnnotatorStart, PromptFiles, ResponseFormat},
     channels::{ChannelConfig, Channels},
     fetch::{Fetch, Scheme},
 };
@@ -149,26 +151,6 @@ impl Default for Pairs {
             hard_negatives: limits::HARD_NEGATIVES,
         }
     }
-}
-
-/// `[annotator]`.
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Annotator {
-    /// Who writes instructions.
-    pub kind: AnnotatorKind,
-    /// How long a pair must have held before it is asked for.
-    #[serde(deserialize_with = "duration")]
-    pub settle: Duration,
-}
-
-/// `[annotator] kind`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum AnnotatorKind {
-    /// Embedded, no network: for trying out, not for training data.
-    #[default]
-    Template,
 }
 
 /// `[triplets]`.
@@ -411,6 +393,7 @@ impl Config {
         }
         self.check_patterns()?;
         self.fetch.check()?;
+        self.check_annotator()?;
         for channel in Channel::ALL {
             check_channel(channel, self.channels.get(channel))?;
         }
@@ -450,6 +433,19 @@ impl Config {
         }
     }
 
+    fn check_annotator(&self) -> Result<(), Invalid> {
+        self.annotator.check()?;
+        let asks = self.annotator.kind == AnnotatorKind::OpenAi && self.annotator.images > 0;
+        match asks && self.contents.store == StoreKind::Reference {
+            true => Err(Invalid(
+                "[annotator] kind = \"openai\" sends stored images, and [contents] store = \
+                 \"reference\" keeps none: use \"resized\" or \"original\""
+                    .into(),
+            )),
+            false => Ok(()),
+        }
+    }
+
     /// Rule 5 against rule 3: what all lists together can hold.
     fn check_lists(&self) -> Result<(), Invalid> {
         let of = |channel: Channel| {
@@ -476,7 +472,9 @@ impl Config {
             if path.is_absolute() { path } else { folder.join(path) }.to_string_lossy().into()
         };
         self.tables.root = absolute(&self.tables.root);
-        for path in self.source.files.iter_mut().chain(&mut self.fetch.folders) {
+        let PromptFiles { describe, instruct } = &mut self.annotator.prompts;
+        let prompts = describe.iter_mut().chain(instruct);
+        for path in self.source.files.iter_mut().chain(&mut self.fetch.folders).chain(prompts) {
             *path = absolute(path);
         }
         let Channels { semantic, pattern, caption } = &mut self.channels;

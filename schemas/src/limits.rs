@@ -73,6 +73,50 @@ pub const FETCH_REDIRECTS: usize = 5;
 /// Shortest and longest wait between two tries, whatever a server asks for.
 pub const FETCH_BACKOFF: (Duration, Duration) =
     (Duration::from_millis(250), Duration::from_secs(30));
+/// Calls of an annotator at once, unless another number is chosen.
+pub const ANNOTATOR_CONCURRENCY: usize = 16;
+/// Largest `[annotator] concurrency`.
+pub const ANNOTATOR_CONCURRENCY_MAX: usize = 1_024;
+/// Calls at once that an annotator begins with.
+pub const ANNOTATOR_CONCURRENCY_FIRST: f64 = 4.0;
+/// Longest time for one call of an annotator, and the most that may be chosen.
+pub const ANNOTATOR_TIME: Duration = Duration::from_secs(120);
+/// Largest `[annotator] timeout`.
+pub const ANNOTATOR_TIME_MAX: Duration = Duration::from_secs(3_600);
+/// Tries of one call of an annotator.
+pub const ANNOTATOR_ATTEMPTS: u32 = 4;
+/// Failures in a row after which an endpoint counts as down: it is tried by one call at a time then,
+/// and what fails meanwhile is no request's fault.
+pub const ANNOTATOR_DOWN: u32 = 10;
+/// How long an endpoint that is down, or refuses all, is left alone between two tries.
+pub const ANNOTATOR_DOWN_WAIT: (Duration, Duration) =
+    (Duration::from_secs(1), Duration::from_secs(60));
+/// How long an endpoint may be down before `--until-caught-up` gives up.
+pub const ANNOTATOR_DOWN_MAX: Duration = Duration::from_secs(600);
+/// Shortest and longest wait between two tries of one call.
+pub const ANNOTATOR_BACKOFF: (Duration, Duration) =
+    (Duration::from_millis(500), Duration::from_secs(8));
+/// Longest wait that an endpoint may ask for.
+pub const ANNOTATOR_RETRY_AFTER: Duration = Duration::from_secs(60);
+/// Most tokens of one answer.
+pub const ANNOTATOR_TOKENS: u64 = 600;
+/// Tokens that an image of long side 512 is read as, at most, by the models that there are.
+pub const ANNOTATOR_IMAGE_TOKENS: u64 = 1_500;
+/// Tokens that a chat's frame takes, at most.
+pub const ANNOTATOR_FRAME_TOKENS: u64 = 64;
+/// Largest answer of an endpoint, bytes.
+pub const ANNOTATOR_REPLY_BYTES: usize = 4 << 20;
+/// How long a pair must have held before a model is asked about it.
+pub const ANNOTATOR_SETTLE: Duration = Duration::from_secs(600);
+/// Largest budget or price, USD.
+pub const ANNOTATOR_USD_MAX: f64 = 1e9;
+/// Slices that a budget is drawn in.
+pub const ANNOTATOR_SLICES: u64 = 100;
+/// Bytes of images that wait to be sent once more.
+pub const ANNOTATOR_IMAGE_BYTES: usize = 64 << 20;
+/// Descriptions that are held for the pair's other direction; older ones are read from the table.
+pub const ANNOTATOR_DESCRIPTIONS: usize = 100_000;
+
 /// Records read ahead of the first one whose bytes are still on their way.
 pub const FETCH_AHEAD_ROWS: usize = 1_024;
 /// Bytes of those records, fetched ones included; the one that all others wait for may be over it.

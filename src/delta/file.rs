@@ -6,10 +6,12 @@ use arrow_array::cast::AsArray;
 use arrow_array::types::Int64Type;
 use arrow_array::{Array, ArrayRef, RecordBatch, new_null_array};
 use arrow_schema::{DataType, Field, Schema, SchemaRef};
-use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use parquet::arrow::arrow_reader::{
+    ArrowReaderOptions, ParquetRecordBatchReaderBuilder, RowSelection,
+};
 use parquet::arrow::{ArrowWriter, ProjectionMask};
 use parquet::basic::{Compression, ZstdLevel};
-use parquet::file::metadata::ParquetMetaData;
+use parquet::file::metadata::{PageIndexPolicy, ParquetMetaData};
 use parquet::file::properties::{EnabledStatistics, WriterProperties};
 use parquet::schema::types::ColumnPath;
 use schemas::limits;
@@ -182,13 +184,32 @@ pub(super) fn read_from(
     reader: ObjectReader,
     schema: &SchemaRef,
 ) -> Result<impl Iterator<Item = Result<RecordBatch>> + use<>> {
+    read_some(reader, schema, None)
+}
+
+/// Rows by their numbers, ascending: of the others' pages nothing is read.
+pub(super) fn read_rows(
+    reader: ObjectReader,
+    schema: &SchemaRef,
+    rows: &[u64],
+) -> Result<impl Iterator<Item = Result<RecordBatch>> + use<>> {
+    read_some(reader, schema, Some(rows))
+}
+
+fn read_some(
+    reader: ObjectReader,
+    schema: &SchemaRef,
+    wanted: Option<&[u64]>,
+) -> Result<impl Iterator<Item = Result<RecordBatch>> + use<>> {
     let shown: Arc<str> = reader.name().into();
     let failed = move |error: &(dyn std::error::Error + 'static)| match store_failure(error) {
         Some(why) => Error::Io(format!("{shown}: {why}")),
         None => Error::Unreadable(format!("{shown}: {error}")),
     };
-    let builder =
-        ParquetRecordBatchReaderBuilder::try_new(reader).map_err(|error| failed(&error))?;
+    let policy = if wanted.is_some() { PageIndexPolicy::Optional } else { PageIndexPolicy::Skip };
+    let options = ArrowReaderOptions::new().with_page_index_policy(policy);
+    let builder = ParquetRecordBatchReaderBuilder::try_new_with_options(reader, options)
+        .map_err(|error| failed(&error))?;
     let held: Vec<usize> = schema
         .fields()
         .iter()
@@ -196,7 +217,14 @@ pub(super) fn read_from(
         .collect();
     let mask = ProjectionMask::roots(builder.parquet_schema(), held);
     let rows = rows_at_once(builder.metadata(), schema);
-    let builder = builder.with_batch_size(rows);
+    let mut builder = builder.with_batch_size(rows);
+    if let Some(wanted) = wanted {
+        let all = builder.metadata().file_metadata().num_rows();
+        let all = usize::try_from(all).unwrap_or(0);
+        let at = wanted.iter().filter_map(|row| usize::try_from(*row).ok());
+        let ranges = at.filter(|row| *row < all).map(|row| row..row + 1);
+        builder = builder.with_row_selection(RowSelection::from_consecutive_ranges(ranges, all));
+    }
     let reader = builder.with_projection(mask).build().map_err(|error| failed(&error))?;
     let schema = schema.clone();
     Ok(reader.map(move |batch| {

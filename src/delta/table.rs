@@ -287,6 +287,34 @@ impl Table {
         Ok(batches.map(|batch| batch.map(|(_, live)| live)))
     }
 
+    /// The live rows of one of [`Table::files`] with the numbers that they have in it.
+    ///
+    /// # Errors
+    /// `Refused` for a file that is not live.
+    pub fn numbered(
+        &self,
+        path: &str,
+        columns: &[&str],
+    ) -> Result<impl Iterator<Item = Result<(Vec<u64>, RecordBatch)>>> {
+        let none = || Error::Refused(format!("{}: {path} is no live file", self.spec.name));
+        let add = self.snapshot.files.get(path).ok_or_else(none)?;
+        self.live(add, &self.projected(Some(columns))?)
+    }
+
+    /// Rows of one of [`Table::files`] by their numbers in it, ascending. Only the pages that hold
+    /// them are read.
+    ///
+    /// # Errors
+    /// `Refused` for a file that is not live.
+    pub fn rows_at(&self, path: &str, rows: &[u64], columns: &[&str]) -> Result<Vec<RecordBatch>> {
+        let none = || Error::Refused(format!("{}: {path} is no live file", self.spec.name));
+        let add = self.snapshot.files.get(path).ok_or_else(none)?;
+        let name = format!("{}/{}", self.spec.name, add.path);
+        let size = u64::try_from(add.size).unwrap_or(0);
+        let reader = ObjectReader::new(self.store.clone(), name, size);
+        file::read_rows(reader, &self.projected(Some(columns))?, rows)?.collect()
+    }
+
     fn projected(&self, columns: Option<&[&str]>) -> Result<SchemaRef> {
         let Some(columns) = columns else { return Ok(self.spec.schema.clone()) };
         let wanted = columns.iter().map(|name| self.spec.schema.index_of(name));

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use anyhow::Context;
 use schemas::{
     ContentId, caption_text,
-    tables::{ImageRow, Table, request_id},
+    tables::{AnnotationRow, ImageRow, Table, request_id},
 };
 
 use crate::{
@@ -181,4 +181,18 @@ pub struct AnswerTo<'a> {
     pub model: &'a str,
     /// In which words.
     pub prompt_version: i32,
+}
+
+impl AnswerTo<'_> {
+    /// That of a row.
+    pub fn of(row: &AnnotationRow) -> AnswerTo<'_> {
+        AnswerTo {
+            request_id: &row.request_id,
+            query: &row.query_content_id,
+            target: &row.target_content_id,
+            task: &row.task,
+            model: &row.model,
+            prompt_version: row.prompt_version,
+        }
+    }
 }

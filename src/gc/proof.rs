@@ -10,7 +10,12 @@ use std::collections::{BTreeMap, HashSet};
 use anyhow::Context;
 use arrow_array::{Array, RecordBatch, StringArray, cast::AsArray, types::Int32Type};
 use arrow_schema::DataType;
-use schemas::{Channel, checkpoint::Part, limits, tables::Table};
+use schemas::{
+    Channel,
+    checkpoint::Part,
+    limits,
+    tables::{AnnotationRow, Table},
+};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -181,7 +186,17 @@ impl Scan<'_> {
             }
             return Ok(());
         }
-        let known = matches!(of, "" | "epochs" | "snapshots" | "generation" | "gc" | "upkeep");
+        // Texts about contents that stay; ids of contents are no ids of images.
+        if of == "answers" {
+            let row: AnnotationRow = serde_json::from_slice(&content)
+                .with_context(|| format!("{name} is no outcome of a request"))?;
+            if !self.kept.answer(&AnswerTo::of(&row)) {
+                self.found("texts about a content that has gone", name);
+            }
+            return Ok(());
+        }
+        let known =
+            matches!(of, "" | "epochs" | "snapshots" | "generation" | "gc" | "upkeep" | "money");
         match serde_json::from_slice::<Value>(&content) {
             Ok(value) if known => {
                 if names(&value, &self.gone) {

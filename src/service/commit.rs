@@ -5,14 +5,13 @@ use std::{
     sync::{
         Arc,
         atomic::Ordering,
-        mpsc::{Receiver, RecvTimeoutError, Sender},
+        mpsc::{Receiver, RecvTimeoutError},
     },
     time::{Duration, Instant},
 };
 
 use anyhow::Context;
 use operators::{
-    flow::Request,
     publish::EpochChanges,
     triplets::{Cause, ConfigChange},
 };
@@ -24,6 +23,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use super::{
+    asking::Asking,
     fingerprint,
     ingest::Exchange,
     restore::{self, Shown},
@@ -34,7 +34,6 @@ use super::{
     worker::Progress,
 };
 use crate::{
-    annotator::Annotator,
     dataset::EPOCHS,
     delta::{self, Change, EpochCommit, Key, Latest, Publisher, Rows, Store},
     metrics::{self, Metrics, Phase, Tally},
@@ -60,12 +59,10 @@ pub struct Committer {
     pub in_force: Map<String, Value>,
     /// The tables were made with another config.
     pub config_changed: bool,
-    /// Who writes instructions.
-    pub annotator: Box<dyn Annotator>,
-    /// How long a pair must have held before it is asked for.
-    pub settle: Duration,
-    /// Answers go here.
-    pub answers: Sender<Vec<AnnotationRow>>,
+    /// What committed pairs ask for.
+    pub asking: Asking,
+    /// With these: nothing is asked before they are committed.
+    pub asks_from: Option<Offsets>,
     /// Closed epochs come from here.
     pub closed: Receiver<EpochChanges>,
     /// With these: stop once they are committed and no pair waits for an answer.
@@ -86,11 +83,6 @@ struct Run {
     /// What the rules say of the restored state, where the tables say something else. It goes out
     /// with the first epoch.
     pending: Option<EpochChanges>,
-    /// The annotator's work: of committed epochs only.
-    wanted: BTreeMap<String, (Request, Instant)>,
-    /// Requests whose answers are on their way to a commit. One that is no longer wanted stays until
-    /// then: wanted again meanwhile, it must not be asked again (I8).
-    answered: BTreeSet<String>,
     /// The tables have been compared with the rules.
     compared: bool,
     /// Epochs that have a page under `_everpair/epochs/`.
@@ -115,8 +107,6 @@ impl Committer {
         let mut run = Run {
             at: self,
             pending: None,
-            wanted: BTreeMap::new(),
-            answered: BTreeSet::new(),
             compared: false,
             pages,
             upkeep,
@@ -140,7 +130,12 @@ impl Committer {
                     return Ok(publisher.epoch());
                 }
             }
-            run.annotate();
+            run.ask();
+            if run.at.ends.is_some()
+                && let Some(why) = run.at.asking.stuck()
+            {
+                anyhow::bail!("{why}");
+            }
             if run.upkeep.wants_to_forget() {
                 run.at.exchange.forget.store(true, Ordering::Release);
             }
@@ -186,8 +181,8 @@ impl Run {
             self.pending = Some(pending);
             self.at.exchange.force.store(true, Ordering::Release);
         }
-        self.want(changes.requests);
-        self.at.metrics.waiting(self.wanted.len());
+        self.at.asking.want(changes.requests);
+        self.at.metrics.waiting(self.at.asking.waiting());
         self.at.metrics.enter(Phase::Running);
         let (rows, took) = (self.at.metrics.restored_rows(), self.at.metrics.uptime());
         let seconds = took.as_secs_f64();
@@ -216,9 +211,8 @@ impl Run {
                 self.at.shown.measured.insert(id, (row.measures.clone(), size));
             }
         }
-        for row in &changes.annotations {
-            self.answered.remove(&row.request_id);
-        }
+        let outcome = |row: &AnnotationRow| (row.request_id.clone(), row.outcome.clone());
+        let outcomes: Vec<(String, String)> = changes.annotations.iter().map(outcome).collect();
         let requests = std::mem::take(&mut changes.requests);
         let counts = Counts::of(&changes);
         let mut tally = Tally::of(&changes);
@@ -231,7 +225,8 @@ impl Run {
             self.keep_pages(latest.epoch)?;
         }
         let asked = self.at.requests.committed(epoch);
-        self.want(requests);
+        self.at.asking.want(requests);
+        self.at.asking.committed(outcomes);
         if latest.is_none() && asked > 0 {
             tracing::info!(
                 requests = asked,
@@ -240,7 +235,7 @@ impl Run {
         }
         if latest.is_some() {
             self.newest_at = Instant::now();
-            let (waiting, took) = (self.wanted.len(), began.elapsed());
+            let (waiting, took) = (self.at.asking.waiting(), began.elapsed());
             let why = if reasons.is_empty() { reasons } else { format!(" ({reasons})") };
             tracing::info!(
                 epoch,
@@ -256,7 +251,7 @@ impl Run {
             );
         }
         self.at.progress.committed.store(epoch, Ordering::Release);
-        self.at.metrics.waiting(self.wanted.len());
+        self.at.metrics.waiting(self.at.asking.waiting());
         let (took, publisher) = (began.elapsed(), &self.at.publisher);
         self.at.metrics.committed(epoch, &counts, tally, took, publisher, latest.as_ref());
         if latest.is_some() {
@@ -440,48 +435,35 @@ impl Run {
         rows.context("look for rejects to take back")
     }
 
-    /// Steps of the annotator's work list, of an epoch that is committed.
-    fn want(&mut self, mut requests: Vec<(Request, isize)>) {
-        consolidate(&mut requests);
-        for (request, diff) in requests {
-            if diff > 0 {
-                self.wanted.insert(request.request_id.clone(), (request, Instant::now()));
-            } else {
-                self.wanted.remove(&request.request_id);
-            }
+    fn ask(&mut self) {
+        if !self.compared || !self.has_committed(self.at.asks_from.as_ref()) {
+            return;
         }
-    }
-
-    fn annotate(&mut self) {
-        let settle = self.at.settle;
+        // Nothing more comes than was there at the start: pairs hold then, however short.
+        let holds = self.at.ends.is_some() && self.has_committed(self.at.ends.as_ref());
         let measured = &self.at.shown.measured;
         let look = |content: &ContentId| measured.get(content).cloned();
-        let mut answers = Vec::new();
-        for (id, (request, since)) in &self.wanted {
-            if since.elapsed() >= settle && self.answered.insert(id.clone()) {
-                let asked_at = now_us();
-                tracing::trace!(request_id = id, asked_at, "the annotator is asked");
-                answers.push(self.at.annotator.annotate(request, &look, asked_at));
-            }
-        }
-        if !answers.is_empty() {
-            self.at.metrics.asked(answers.len());
-            // Ingest that is gone has said why, and the run is about to end.
-            let _ = self.at.answers.send(answers);
-        }
+        self.at.asking.go_on(&look, holds, &self.at.metrics);
+        self.at.metrics.stands(self.at.asking.standing());
+    }
+
+    /// Whether everything before these offsets is committed; nothing is before none.
+    fn has_committed(&self, ends: Option<&Offsets>) -> bool {
+        let Some(ends) = ends else { return true };
+        let Ok(committed) = self.at.exchange.committed.lock() else { return false };
+        ends.iter().all(|(partition, end)| {
+            *end == 0 || committed.get(partition).is_some_and(|next| next >= end)
+        })
     }
 
     /// With `--until-caught-up`: all that was there at start is committed, and no pair waits.
     fn is_done(&self) -> bool {
-        let Some(ends) = &self.at.ends else { return false };
-        let Ok(committed) = self.at.exchange.committed.lock() else { return false };
-        self.compared
+        self.at.ends.is_some()
+            && self.compared
             && self.pending.is_none()
-            && self.wanted.is_empty()
+            && self.has_committed(self.at.ends.as_ref())
             && self.at.requests.done_with()
-            && ends.iter().all(|(partition, end)| {
-                *end == 0 || committed.get(partition).is_some_and(|next| next >= end)
-            })
+            && self.at.asking.is_done()
     }
 }
 
@@ -526,7 +508,8 @@ impl Counts {
     }
 }
 
-fn now_us() -> i64 {
+/// Now, in microseconds UTC.
+pub(super) fn now_us() -> i64 {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     now.map_or(0, |elapsed| i64::try_from(elapsed.as_micros()).unwrap_or(i64::MAX))
 }

@@ -9,7 +9,10 @@ use arrow_array::{
     cast::AsArray,
     types::{Int32Type, Int64Type},
 };
-use operators::{embed::KnownVector, flow::Answer};
+use operators::{
+    embed::KnownVector,
+    flow::{Answer, TASK},
+};
 use schemas::{
     ContentId,
     tables::{Audit, WITHDRAWN},
@@ -18,8 +21,9 @@ use schemas::{
 /// The columns of `embeddings` that [`vectors`] reads.
 pub const OF_VECTORS: [&str; 5] = ["content_id", "channel", "encoder", "dim", "vector"];
 /// The columns of `annotations` that [`answers`] reads.
-pub const OF_ANSWERS: [&str; 10] = [
+pub const OF_ANSWERS: [&str; 11] = [
     "request_id",
+    "task",
     "query_content_id",
     "target_content_id",
     "model",
@@ -79,7 +83,7 @@ pub fn vectors(batch: &RecordBatch) -> anyhow::Result<Vec<KnownVector>> {
     Ok(known)
 }
 
-/// Outcomes of requests, each with its epoch; what was withdrawn answers nothing.
+/// Outcomes of requests for instructions, each with its epoch; what was withdrawn answers nothing.
 ///
 /// # Errors
 /// A column is not there.
@@ -116,7 +120,9 @@ pub fn answers(batch: &RecordBatch) -> anyhow::Result<Vec<(Arc<Answer>, i64)>> {
         };
         (Arc::new(answer), epochs.value(row))
     };
-    let answers = (0..batch.num_rows()).filter(|row| outcomes.value(*row) != WITHDRAWN);
+    let tasks = texts(batch, "task")?;
+    let counts = |row: &usize| outcomes.value(*row) != WITHDRAWN && tasks.value(*row) == TASK;
+    let answers = (0..batch.num_rows()).filter(counts);
     Ok(answers.map(answer).collect())
 }
 
@@ -186,7 +192,9 @@ mod tests {
     fn answers_are_those_of_their_rows() {
         let mut rows: Vec<AnnotationRow> = (0..9).map(annotation).collect();
         rows.insert(4, AnnotationRow { outcome: WITHDRAWN.into(), ..annotation(9) });
+        rows.insert(6, AnnotationRow { task: "describe".into(), ..annotation(10) });
         let read = answers(&to_batch(&rows).expect("a batch")).expect("answers");
+        rows.remove(6);
         rows.remove(4);
         let told = rows.iter().map(|row| (Arc::new(Answer::from(row)), row.epoch));
         assert!(read.iter().cloned().eq(told));

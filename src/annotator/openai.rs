@@ -1,0 +1,224 @@
+//! A model behind any endpoint that speaks OpenAI's chat API.
+//!
+//! ```text
+//!  committer ─► wanted, unwanted ─► the client's thread ─► calls (tasks) ─► endpoint
+//!      ▲                             │ queue, pace, money        │
+//!      └──── outcomes ◄── journal ◄──┴───────────────────────────┘
+//! ```
+//!
+//! One thread owns all that decides: what is asked next, how much at once, what it may cost. Calls are
+//! tasks beside it. A pair takes two of them: what its images share and where they differ, asked once
+//! for both directions, then instructions. Every request ends with a row of `annotations`, a failure
+//! with its kind as `outcome`; it is written to the [`journal`] before anybody relies on it.
+
+pub mod http;
+pub mod journal;
+pub mod library;
+pub mod money;
+pub mod pace;
+pub mod prompts;
+pub mod reply;
+mod work;
+
+use std::{
+    sync::{
+        Arc, Mutex, PoisonError,
+        mpsc::{self, Receiver, Sender},
+    },
+    thread::JoinHandle,
+    time::Duration,
+};
+
+use anyhow::{Context, bail};
+use operators::flow::{ModelId, Request};
+use schemas::{config::Annotator, tables::AnnotationRow};
+use serde::Serialize;
+
+use self::{
+    http::Endpoint,
+    library::{Library, Memo},
+    money::Ledger,
+    prompts::Prompts,
+    work::{Told, Work},
+};
+use crate::delta::Store;
+
+/// Who is asked, and what determines its answers.
+pub fn model_id(config: &Annotator, prompts: &Prompts) -> ModelId {
+    let model = match &config.describe_model {
+        Some(other) if *other != config.model => format!("{}+{other}", config.model),
+        _ => config.model.clone(),
+    };
+    ModelId { model, prompt_version: prompts.version(), reads_captions: config.captions }
+}
+
+/// Whether the endpoint is there and has the models: nothing is asked that costs.
+///
+/// # Errors
+/// It is not, or a prompt cannot be read; the message says what to do.
+pub fn probe(config: &Annotator) -> anyhow::Result<String> {
+    let prompts = Prompts::of(config)?;
+    let endpoint = Endpoint::new(config)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let models = runtime.context("start a runtime")?.block_on(endpoint.models())?;
+    let wanted = [Some(&config.model), config.describe_model.as_ref()];
+    for model in wanted.into_iter().flatten() {
+        if !models.is_empty() && !models.contains(model) {
+            bail!("the endpoint has no model {model:?}; it has {}", models.join(", "));
+        }
+    }
+    let version = prompts.version();
+    Ok(format!("{} at {}, prompt version {version}", config.model, config.url))
+}
+
+/// Where the client stands, for whoever waits for it or looks at it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Standing {
+    /// Messages of the committer that it has seen.
+    pub seen: u64,
+    /// Outcomes that it has handed out.
+    pub outcomes: u64,
+    /// Pairs that wait for an answer.
+    pub pairs: usize,
+    /// Pairs whose requests have ended in this process.
+    pub pairs_ended: usize,
+    /// Since the first call of this process.
+    pub asking_seconds: f64,
+    /// Calls in flight.
+    pub in_flight: usize,
+    /// Calls at once that the endpoint bears.
+    pub limit: usize,
+    /// Calls that have ended.
+    pub calls: u64,
+    /// Dollars spent by this process, what is in flight included.
+    pub spent_now: f64,
+    /// Dollars that count as spent, by all runs.
+    pub spent: f64,
+    /// Nothing can be asked: which budget does not allow it.
+    pub out_of: Option<&'static str>,
+    /// Everything that is asked is refused, and why.
+    pub refused: Option<String>,
+    /// The endpoint is down for so many seconds.
+    pub down_seconds: Option<u64>,
+}
+
+/// The client. Dropped, it ends its calls; what they may have cost counts as spent.
+pub struct Client {
+    told: Sender<Told>,
+    outcomes: Receiver<AnnotationRow>,
+    standing: Arc<Mutex<Standing>>,
+    thread: Option<JoinHandle<()>>,
+    sent: u64,
+    taken: u64,
+}
+
+/// What a client is made of.
+pub struct Parts {
+    /// `[annotator]`.
+    pub config: Annotator,
+    /// Both prompts.
+    pub prompts: Prompts,
+    /// Where outcomes and money are written down.
+    pub store: Store,
+    /// Images and descriptions.
+    pub library: Box<dyn Library>,
+    /// What was asked before.
+    pub memo: Memo,
+}
+
+impl Client {
+    /// Starts the thread.
+    ///
+    /// # Errors
+    /// What was spent cannot be read, or the endpoint's address or key cannot be used.
+    pub fn start(parts: Parts) -> anyhow::Result<Client> {
+        let endpoint = Endpoint::new(&parts.config)?;
+        let ledger = Ledger::open(&parts.store, &parts.config).context("read what was spent")?;
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .thread_name("annotator")
+            .enable_all()
+            .build()
+            .context("start the threads that ask")?;
+        let (told, commands) = mpsc::channel();
+        let (handed, outcomes) = mpsc::channel();
+        let standing = Arc::new(Mutex::new(Standing::default()));
+        let work =
+            Work::new(parts, endpoint, ledger, runtime, told.clone(), handed, standing.clone());
+        let thread = std::thread::Builder::new().name("asking".into());
+        let thread = thread.spawn(move || work.run(&commands)).context("start the client")?;
+        Ok(Client { told, outcomes, standing, thread: Some(thread), sent: 0, taken: 0 })
+    }
+
+    fn tell(&mut self, told: Told) {
+        self.sent += 1;
+        // It ends only with this.
+        let _ = self.told.send(told);
+    }
+
+    /// Pairs that are to be asked about, all of committed epochs.
+    pub fn want(&mut self, requests: Vec<Request>) {
+        if !requests.is_empty() {
+            self.tell(Told::Want(requests));
+        }
+    }
+
+    /// A pair that need not be asked about any more; one that has its answer need not either.
+    pub fn drop_request(&mut self, request_id: String) {
+        self.tell(Told::Drop(request_id));
+    }
+
+    /// Outcomes that the tables have now.
+    pub fn committed(&mut self, rows: Vec<(String, String)>) {
+        if !rows.is_empty() {
+            self.tell(Told::Committed(rows));
+        }
+    }
+
+    /// Outcomes since the last call.
+    pub fn take(&mut self) -> Vec<AnnotationRow> {
+        let rows: Vec<AnnotationRow> = self.outcomes.try_iter().collect();
+        self.taken += rows.len() as u64;
+        rows
+    }
+
+    /// Where it stands.
+    pub fn standing(&self) -> Standing {
+        self.standing.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Nothing will come of what it was told until money or a person allows it: all outcomes are
+    /// taken, and nothing is in flight.
+    pub fn rests(&self) -> Option<String> {
+        let at = self.standing();
+        let heard = at.seen == self.sent && at.outcomes == self.taken && at.in_flight == 0;
+        at.out_of.filter(|_| heard).map(|what| {
+            let (pairs, spent) = (at.pairs, at.spent);
+            format!("[annotator] {what} is spent ({spent:.4} USD): {pairs} pairs wait")
+        })
+    }
+
+    /// Why nothing will come, where a person has to see to it.
+    pub fn stuck(&self, patience: Duration) -> Option<String> {
+        let at = self.standing();
+        let pairs = at.pairs;
+        if let Some(why) = at.refused {
+            return Some(format!(
+                "[annotator] the endpoint refuses everything, {pairs} pairs wait: {why}"
+            ));
+        }
+        let down = at.down_seconds.filter(|seconds| *seconds >= patience.as_secs());
+        down.map(|seconds| {
+            format!("[annotator] the endpoint does not answer for {seconds} s, {pairs} pairs wait")
+        })
+    }
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        let _ = self.told.send(Told::Stop);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}

@@ -1,0 +1,242 @@
+//! What a call needs of the tables: stored images, and descriptions of earlier runs.
+
+use std::{
+    collections::{HashMap, HashSet, VecDeque},
+    sync::Arc,
+};
+
+use anyhow::{Context, anyhow};
+use arrow_array::{Array, RecordBatch, cast::AsArray};
+use kernels::{decode, resize};
+use operators::flow::DESCRIBE;
+use schemas::{
+    ContentId, limits,
+    tables::{Table, WITHDRAWN},
+};
+
+use super::prompts::Description;
+use crate::{
+    dataset::{At, Dataset},
+    delta::{self, Store},
+};
+
+/// What is known of a description that was paid for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Known {
+    /// It is in the table.
+    Stored,
+    /// It is here.
+    Here(Description),
+    /// The request ended without one.
+    Failed,
+}
+
+/// Where images and descriptions come from.
+pub trait Library: Send {
+    /// The canonical JPEG of a content; none if it is not stored (any more).
+    ///
+    /// # Errors
+    /// It cannot be read now.
+    fn picture(&mut self, content: &ContentId) -> anyhow::Result<Option<Arc<[u8]>>>;
+
+    /// Descriptions that are in the table, by request id.
+    ///
+    /// # Errors
+    /// They cannot be read now.
+    fn descriptions(
+        &mut self,
+        ids: &HashSet<String>,
+    ) -> anyhow::Result<HashMap<String, Description>>;
+}
+
+/// The tables of a service.
+pub struct Tables {
+    store: Store,
+    contents: Option<delta::Table>,
+    /// Where each content's row is: number of the file, and its number in that.
+    places: HashMap<ContentId, (usize, u64)>,
+    files: Vec<String>,
+    held: Held,
+}
+
+impl Tables {
+    /// Those at `store`, as of their newest epoch.
+    pub fn new(store: &Store) -> Tables {
+        Tables {
+            store: store.clone(),
+            contents: None,
+            places: HashMap::new(),
+            files: Vec::new(),
+            held: Held::default(),
+        }
+    }
+
+    /// Looks at the newest epoch, and finds what stands in files that came since.
+    fn refresh(&mut self) -> anyhow::Result<()> {
+        let contents = Dataset::open(&self.store, &At::Latest)?.table(Table::Contents)?;
+        let live: HashSet<String> = contents.files().into_iter().map(|file| file.path).collect();
+        let files = &self.files;
+        self.places.retain(|_, (file, _)| live.contains(&files[*file]));
+        let known: HashSet<&String> = files.iter().collect();
+        let new: Vec<String> = live.iter().filter(|path| !known.contains(path)).cloned().collect();
+        for path in new {
+            let number = self.files.len();
+            for batch in contents.numbered(&path, &["content_id"])? {
+                let (rows, batch) = batch?;
+                let ids = batch.column(0).as_string::<i32>();
+                for (at, row) in rows.into_iter().enumerate() {
+                    let id =
+                        ContentId::parse(ids.value(at)).context("a content id is no sha256")?;
+                    self.places.insert(id, (number, row));
+                }
+            }
+            self.files.push(path);
+        }
+        self.contents = Some(contents);
+        Ok(())
+    }
+
+    fn read(&self, content: &ContentId) -> anyhow::Result<Option<Arc<[u8]>>> {
+        let Some((file, row)) = self.places.get(content) else { return Ok(None) };
+        let table = self.contents.as_ref().context("the table is open")?;
+        let batches = table.rows_at(&self.files[*file], &[*row], &["content_id", "image"])?;
+        let Some(batch) = batches.into_iter().find(|batch| batch.num_rows() > 0) else {
+            return Ok(None);
+        };
+        if batch.column(0).as_string::<i32>().value(0) != content.hex() {
+            return Err(anyhow!("contents: row {row} is not that of {content:?}"));
+        }
+        stored(&batch).map(canonical).transpose()
+    }
+}
+
+/// The bytes of the only row, and whether they are the canonical copy.
+fn stored(batch: &RecordBatch) -> Option<Vec<u8>> {
+    let image = batch.column(1).as_struct();
+    let bytes = image.column(0).as_binary::<i32>();
+    (image.is_valid(0) && bytes.is_valid(0)).then(|| bytes.value(0).to_vec())
+}
+
+/// A JPEG with long side at most that of stored copies and nothing else in it: an original may say
+/// where it was taken. A stored copy is one already.
+fn canonical(bytes: Vec<u8>) -> anyhow::Result<Arc<[u8]>> {
+    let decoded = decode::decode(&bytes, &decode::Limits::default())
+        .map_err(|error| anyhow!("a stored image: {error}"))?;
+    let side = limits::STORED_SIDE_MAX;
+    let fits = decoded.width.max(decoded.height) <= side;
+    let marked = bytes.windows(4).any(|four| four == b"Exif");
+    if decoded.format == decode::Format::Jpeg && fits && !marked {
+        return Ok(bytes.into());
+    }
+    let copy = resize::fit(&decoded.pixels, side);
+    Ok(resize::encode_jpeg(&copy, limits::STORED_JPEG_QUALITY).into())
+}
+
+impl Library for Tables {
+    fn picture(&mut self, content: &ContentId) -> anyhow::Result<Option<Arc<[u8]>>> {
+        if let Some(held) = self.held.get(content) {
+            return Ok(Some(held));
+        }
+        if !self.places.contains_key(content) {
+            self.refresh()?;
+        }
+        // Compaction moves rows: the file may have gone since it was looked at.
+        let read = self.read(content).or_else(|_| self.refresh().and_then(|()| self.read(content)));
+        let found = read?;
+        if let Some(jpeg) = &found {
+            self.held.put(*content, jpeg.clone());
+        }
+        Ok(found)
+    }
+
+    fn descriptions(
+        &mut self,
+        ids: &HashSet<String>,
+    ) -> anyhow::Result<HashMap<String, Description>> {
+        let mut found = HashMap::new();
+        if ids.is_empty() {
+            return Ok(found);
+        }
+        let table = Dataset::open(&self.store, &At::Latest)?.table(Table::Annotations)?;
+        for batch in table.scan(Some(&["request_id", "outcome", "instructions"]))? {
+            let batch = batch?;
+            let (requests, outcomes) =
+                (batch.column(0).as_string::<i32>(), batch.column(1).as_string::<i32>());
+            let parts = batch.column(2).as_list::<i32>();
+            for row in 0..batch.num_rows() {
+                let id = requests.value(row);
+                if outcomes.value(row) != "ok" || !ids.contains(id) {
+                    continue;
+                }
+                let parts = parts.value(row);
+                let parts: Vec<String> =
+                    parts.as_string::<i32>().iter().flatten().map(str::to_owned).collect();
+                let description = Description::of_parts(&parts);
+                let description = description.with_context(|| format!("{id} is no description"))?;
+                found.insert(id.to_owned(), description);
+            }
+        }
+        Ok(found)
+    }
+}
+
+/// What the memo says of requests: all ids, and of descriptions what became of them.
+#[derive(Debug, Default)]
+pub struct Memo {
+    /// Every request with an outcome that counts.
+    pub requests: HashSet<ContentId>,
+    /// Descriptions.
+    pub described: HashMap<String, Known>,
+}
+
+/// Reads the ids of all outcomes.
+///
+/// # Errors
+/// The table cannot be read.
+pub fn memo(annotations: &delta::Table) -> anyhow::Result<Memo> {
+    let mut memo = Memo::default();
+    for batch in annotations.scan(Some(&["request_id", "task", "outcome"]))? {
+        let batch = batch?;
+        let [ids, tasks, outcomes] = [0, 1, 2].map(|at| batch.column(at).as_string::<i32>());
+        for row in 0..batch.num_rows() {
+            let (id, outcome) = (ids.value(row), outcomes.value(row));
+            if outcome == WITHDRAWN {
+                continue;
+            }
+            memo.requests.insert(ContentId::parse(id).context("a request id is no sha256")?);
+            if tasks.value(row) == DESCRIBE {
+                let known = if outcome == "ok" { Known::Stored } else { Known::Failed };
+                memo.described.insert(id.to_owned(), known);
+            }
+        }
+    }
+    Ok(memo)
+}
+
+/// Images that were sent lately: those of one query are asked about one after the other.
+#[derive(Default)]
+struct Held {
+    images: HashMap<ContentId, Arc<[u8]>>,
+    order: VecDeque<ContentId>,
+    bytes: usize,
+}
+
+impl Held {
+    fn get(&self, content: &ContentId) -> Option<Arc<[u8]>> {
+        self.images.get(content).cloned()
+    }
+
+    fn put(&mut self, content: ContentId, jpeg: Arc<[u8]>) {
+        self.bytes += jpeg.len();
+        if let Some(before) = self.images.insert(content, jpeg) {
+            self.bytes -= before.len();
+        } else {
+            self.order.push_back(content);
+        }
+        while self.bytes > limits::ANNOTATOR_IMAGE_BYTES
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.bytes -= self.images.remove(&oldest).map_or(0, |jpeg| jpeg.len());
+        }
+    }
+}
