@@ -10,10 +10,13 @@ use std::{
 use anyhow::{Context, bail};
 use kernels::{
     checkpoint::{Folder, INDEX, TEXTS, WEIGHTS},
-    encoders::{ImageEncoder, TextEncoder, pretrained},
+    encoders::{self as builtin, ImageEncoder, TextEncoder, pretrained},
 };
 use schemas::limits;
 use serde_json::Value;
+
+/// What names of encoders begin with that need no weights.
+const BUILTIN: &str = "builtin:";
 
 /// What is loaded, by folder: several parts of a process ask for the same.
 static IMAGES: Loaded<dyn ImageEncoder> = Loaded::new();
@@ -41,6 +44,34 @@ impl<E: ?Sized> Loaded<E> {
             .with_context(|| format!("the checkpoint in {} cannot be used", path.display()))?;
         loaded.insert(path.to_owned(), encoder.clone());
         Ok(encoder)
+    }
+}
+
+/// The encoder of pictures of that name: a built-in one's, or a checkpoint's folder.
+///
+/// # Errors
+/// As for [`image`].
+pub fn image_named(name: &str) -> anyhow::Result<Arc<dyn ImageEncoder>> {
+    match builtin::image_encoder(name) {
+        Some(encoder) => Ok(encoder.into()),
+        None if name.starts_with(BUILTIN) => {
+            bail!("{name}: there is builtin:layout, builtin:edges, and a checkpoint's folder")
+        }
+        None => image(Path::new(name)),
+    }
+}
+
+/// The encoder of texts of that name: a built-in one's, or a checkpoint's folder.
+///
+/// # Errors
+/// As for [`text`].
+pub fn text_named(name: &str) -> anyhow::Result<Arc<dyn TextEncoder>> {
+    match builtin::text_encoder(name) {
+        Some(encoder) => Ok(encoder.into()),
+        None if name.starts_with(BUILTIN) => {
+            bail!("{name}: there is builtin:words, and a checkpoint's folder")
+        }
+        None => text(Path::new(name)),
     }
 }
 

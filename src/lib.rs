@@ -13,6 +13,7 @@ pub mod dataflow;
 pub mod dataset;
 pub mod delta;
 pub mod demo;
+pub mod embed;
 pub mod encoders;
 pub mod explain;
 pub mod export;

@@ -73,6 +73,8 @@ enum Command {
     Validate(everpair::validate::ValidateArgs),
     /// Proposes bands from a sample of the tables, or of a folder of images.
     Calibrate(everpair::calibrate::CalibrateArgs),
+    /// Vectors of images and captions as a Parquet file: what an encoder gives, without a service.
+    Embed(everpair::embed::EmbedArgs),
     /// Live rows of one epoch as files for training, or for programs that do not read Delta.
     Export(ExportArgs),
     /// Recomputes pairs and triplets by brute force and shows what differs.
@@ -156,6 +158,7 @@ fn work(command: Command) -> anyhow::Result<()> {
         Command::Status { config, json } => show_status(&config, json),
         Command::Validate(args) => everpair::validate::validate(&args),
         Command::Calibrate(args) => everpair::calibrate::calibrate(&args),
+        Command::Embed(args) => everpair::embed::embed(&args),
         Command::Export(args) => export::export(&args),
         Command::Verify { config, sample, json } => run_verify(&config, sample, json),
         Command::Changes(args) => changes::run(&args),

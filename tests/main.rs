@@ -7,6 +7,7 @@ mod console;
 mod delta_store;
 mod deploy;
 mod disturbed;
+mod embed;
 mod encoders;
 mod explain;
 mod export;
