@@ -22,6 +22,7 @@ pub mod gallery;
 pub mod gc;
 pub mod log;
 pub mod metrics;
+pub mod plan;
 pub mod print;
 pub mod push;
 pub mod replay;

@@ -71,6 +71,8 @@ enum Command {
     },
     /// Checks config, source, tables, encoders and annotator before a run, and explains each.
     Validate(everpair::validate::ValidateArgs),
+    /// What a model would be asked, and what that would cost. Asks nothing, changes nothing.
+    Plan(everpair::plan::PlanArgs),
     /// Proposes bands from a sample of the tables, or of a folder of images.
     Calibrate(everpair::calibrate::CalibrateArgs),
     /// Vectors of images and captions as a Parquet file: what an encoder gives, without a service.
@@ -157,6 +159,7 @@ fn work(command: Command) -> anyhow::Result<()> {
         Command::Replay(args) => everpair::replay::replay(&args),
         Command::Status { config, json } => show_status(&config, json),
         Command::Validate(args) => everpair::validate::validate(&args),
+        Command::Plan(args) => everpair::plan::run(&args),
         Command::Calibrate(args) => everpair::calibrate::calibrate(&args),
         Command::Embed(args) => everpair::embed::embed(&args),
         Command::Export(args) => export::export(&args),

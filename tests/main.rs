@@ -1,5 +1,6 @@
 //! Tests through public faces, in one binary.
 
+mod annotator;
 mod bad_input;
 mod calibrate;
 mod changes;

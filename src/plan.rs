@@ -1,0 +1,268 @@
+//! `everpair plan`: what a model would be asked, and what that would cost, before anybody pays.
+//!
+//! The tables say which pairs have no answer yet. What a call takes is the mean of those that were
+//! made under this config's model, and before there are any an estimate from the prompt's length.
+
+use std::{
+    collections::{HashMap, HashSet},
+    path::PathBuf,
+    sync::Arc,
+};
+
+use anyhow::{Context, bail};
+use clap::Args;
+use operators::{
+    annotate,
+    flow::{DESCRIBE, ModelId, Request, TASK},
+};
+use schemas::{
+    ContentId, caption_text,
+    config::{Annotator, AnnotatorKind, Config},
+    tables::{AnnotationRow, ImageRow, PairRow, WITHDRAWN},
+};
+use serde::Serialize;
+
+use crate::{
+    annotator::openai::{
+        model_id,
+        money::{Prices, Spent, usd},
+        prompts::{Chat, Description, Prompts, Variation},
+    },
+    cli::read_config,
+    dataset::{self, At, Dataset},
+    outln,
+    service::open_tables,
+};
+
+/// Bytes of English text that are one token, about.
+const TOKEN_BYTES: f64 = 4.0;
+/// Tokens of an answer, about.
+const ANSWER_TOKENS: f64 = 120.0;
+
+/// Arguments of the command.
+#[derive(Args, Debug)]
+pub struct PlanArgs {
+    /// The config file (TOML).
+    #[arg(long, value_name = "FILE")]
+    pub config: PathBuf,
+    /// Of a corpus of so many images, like those in the tables; without tables every image has the
+    /// most pairs that it can have.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub images: Option<u64>,
+    /// JSON on stdout.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Calls of one kind.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Calls {
+    /// How many.
+    pub calls: u64,
+    /// Tokens that one reads and writes, about.
+    pub tokens_read: f64,
+    /// Tokens written.
+    pub tokens_written: f64,
+    /// Calls that were made before, and of which these are the means; 0: estimated from the prompt.
+    pub measured: u64,
+    /// All of them, about.
+    pub cost_usd: f64,
+    /// The most that all of them can cost, each tried once.
+    pub most_usd: f64,
+}
+
+/// What would be asked.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Plan {
+    /// The model.
+    pub model: String,
+    /// Live images, or those of the corpus that was asked about.
+    pub images: u64,
+    /// Pairs, and those without an answer.
+    pub pairs: u64,
+    /// Of these have no answer.
+    pub unanswered: u64,
+    /// Calls that describe.
+    pub describe: Calls,
+    /// Calls for instructions.
+    pub instruct: Calls,
+    /// Both, about.
+    pub cost_usd: f64,
+    /// What counts as spent.
+    pub spent_usd: f64,
+    /// What the budget has left.
+    pub left_usd: f64,
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// The tables cannot be read, or no model is configured.
+pub fn run(args: &PlanArgs) -> anyhow::Result<()> {
+    let config = read_config(&args.config)?;
+    if config.annotator.kind == AnnotatorKind::Template {
+        bail!("[annotator] kind = \"template\" asks no model and costs nothing: there is no plan");
+    }
+    let plan = plan(&config, args.images)?;
+    if args.json {
+        outln!("{:#}", serde_json::to_value(&plan)?);
+        return Ok(());
+    }
+    let Plan { model, images, pairs, unanswered, .. } = &plan;
+    outln!("{images} images, {pairs} pairs, {unanswered} of them without an answer of {model}");
+    for (name, calls) in [("describe", &plan.describe), ("instruct", &plan.instruct)] {
+        let Calls { calls, tokens_read: read, tokens_written: written, measured, .. } = calls;
+        let by = match measured {
+            0 => "estimated from the prompt".to_owned(),
+            n => format!("the mean of {n} calls"),
+        };
+        outln!("{name}: {calls} calls, {read:.0} tokens read and {written:.0} written each ({by})");
+    }
+    let most = plan.describe.most_usd + plan.instruct.most_usd;
+    outln!("about {:.4} USD, at most {most:.4} where each is tried once", plan.cost_usd);
+    let (spent, left) = (plan.spent_usd, plan.left_usd);
+    outln!("{spent:.4} USD are spent, {left:.4} of the budget are left");
+    if plan.cost_usd > left {
+        let share = 100.0 * left / plan.cost_usd;
+        outln!("the budget ends after about {share:.0} % of it; [annotator] budget sets it");
+    }
+    Ok(())
+}
+
+/// What a config would ask of its tables, or of a corpus of so many images.
+///
+/// # Errors
+/// The tables cannot be read.
+pub fn plan(config: &Config, images: Option<u64>) -> anyhow::Result<Plan> {
+    let prompts = Prompts::of(&config.annotator)?;
+    let model = model_id(&config.annotator, &prompts);
+    let held = match images {
+        // A corpus that is to be may have no tables yet.
+        Some(_)
+            if !config.tables.is_remote()
+                && !std::path::Path::new(&config.tables.root).is_dir() =>
+        {
+            None
+        }
+        _ => Some(open_tables(config)?),
+    };
+    let dataset = match &held {
+        Some(store) if dataset::latest(store)?.is_some() => {
+            Some(Dataset::open(store, &At::Latest)?)
+        }
+        _ => None,
+    };
+    let mut plan = Plan { model: model.model.clone(), ..Plan::default() };
+    let (mut rows, mut described) = (Vec::new(), 0);
+    match &dataset {
+        Some(dataset) => {
+            rows = dataset.rows::<AnnotationRow>()?;
+            described = count(&mut plan, dataset, &config.annotator, (&prompts, &model), &rows)?;
+        }
+        None if images.is_none() => bail!("no epoch is committed yet: say for how many --images"),
+        None => {}
+    }
+    if let Some(images) = images {
+        let most = config.pairs.targets_per_query as f64;
+        let per = |count: u64, most: f64| match plan.images {
+            0 => most,
+            held => count as f64 / held as f64,
+        };
+        let scaled = |each: f64| (each * images as f64).round() as u64;
+        let (pairs, described) = (per(plan.pairs, most), per(described, most));
+        (plan.pairs, plan.unanswered) = (scaled(pairs), scaled(pairs));
+        (plan.describe.calls, plan.instruct.calls) = (scaled(described), scaled(pairs));
+        plan.images = images;
+    }
+    price(&mut plan, &config.annotator, &prompts, &rows);
+    if let Some(store) = &held {
+        let spent = Spent::read(store, 0)?;
+        plan.spent_usd = usd(spent.closed + spent.open);
+    }
+    plan.left_usd = (config.annotator.budget.unwrap_or(0.0) - plan.spent_usd).max(0.0);
+    Ok(plan)
+}
+
+/// Counts pairs and the calls that they still need. Gives the descriptions that all of them need.
+fn count(
+    plan: &mut Plan,
+    dataset: &Dataset,
+    config: &Annotator,
+    (prompts, model): (&Prompts, &ModelId),
+    rows: &[AnnotationRow],
+) -> anyhow::Result<u64> {
+    let answered: HashSet<&str> =
+        rows.iter().filter(|row| row.outcome != WITHDRAWN).map(|row| &*row.request_id).collect();
+    let images: HashMap<String, ImageRow> =
+        dataset.rows::<ImageRow>()?.into_iter().map(|row| (row.image_id.clone(), row)).collect();
+    plan.images = images.len() as u64;
+    let (mut described, mut all) = (HashSet::new(), HashSet::new());
+    for pair in dataset.rows::<PairRow>()? {
+        let side = |id: &String| {
+            let row = images.get(id).with_context(|| format!("{id:?} is not in images"))?;
+            let content = ContentId::parse(&row.content_id).context("a content id is no sha256")?;
+            let caption = caption_text(row.caption.as_deref()).map(Arc::<str>::from);
+            anyhow::Ok((content, caption))
+        };
+        let request = annotate::request(model, &side(&pair.query_id)?, &side(&pair.target_id)?);
+        plan.pairs += 1;
+        let id = prompts.describe_id(config, &request);
+        if !answered.contains(request.request_id.as_str()) {
+            plan.unanswered += 1;
+            if !answered.contains(id.as_str()) {
+                described.insert(id.clone());
+            }
+        }
+        all.insert(id);
+    }
+    plan.instruct.calls = plan.unanswered;
+    plan.describe.calls = described.len() as u64;
+    Ok(all.len() as u64)
+}
+
+fn price(plan: &mut Plan, config: &Annotator, prompts: &Prompts, rows: &[AnnotationRow]) {
+    let any = ContentId([0; 32]);
+    let request = Request { request_id: any.hex(), query: (any, None), target: (any, None) };
+    let words = "word ".repeat(30);
+    let description = Description { common: words.clone(), first: words.clone(), second: words };
+    let how = Variation::default();
+    let describe = prompts.describe(config, &any.hex(), &request, how);
+    let instruct = prompts.instruct(config, &request, &description, how);
+    let model = config.describe_model.as_ref().unwrap_or(&config.model);
+    let of_instruct = model_id(config, prompts).model;
+    take(&mut plan.describe, config, &describe, rows, (DESCRIBE, model));
+    take(&mut plan.instruct, config, &instruct, rows, (TASK, &of_instruct));
+    plan.cost_usd = plan.describe.cost_usd + plan.instruct.cost_usd;
+}
+
+fn take(
+    calls: &mut Calls,
+    config: &Annotator,
+    chat: &Chat,
+    rows: &[AnnotationRow],
+    (task, model): (&str, &str),
+) {
+    let ours = rows.iter().filter(|row| row.task == task && row.model == model);
+    let tokens: Vec<(i64, i64)> =
+        ours.filter_map(|row| Some((row.prompt_tokens?, row.completion_tokens?))).collect();
+    let (most_read, most_written) = chat.most_tokens(config);
+    calls.measured = tokens.len() as u64;
+    (calls.tokens_read, calls.tokens_written) = match tokens.len() {
+        0 => {
+            let images = chat.images.len() as u64 * config.image_tokens;
+            let text = most_read.saturating_sub(images) as f64 / TOKEN_BYTES;
+            (text + images as f64, ANSWER_TOKENS)
+        }
+        n => {
+            let mean = |of: fn(&(i64, i64)) -> i64| {
+                tokens.iter().map(|both| of(both) as f64).sum::<f64>() / n as f64
+            };
+            (mean(|both| both.0), mean(|both| both.1))
+        }
+    };
+    let prices = Prices::of(config);
+    let million = |tokens: f64| (tokens * 1e6).round() as u64;
+    let each = usd(prices.cost(million(calls.tokens_read), million(calls.tokens_written))) / 1e6;
+    calls.cost_usd = each * calls.calls as f64;
+    calls.most_usd = usd(prices.cost(most_read, most_written)) * calls.calls as f64;
+}

@@ -1,0 +1,5 @@
+//! A model's client against servers that misbehave, and the whole program with one.
+
+mod faults;
+mod pipeline;
+mod server;
