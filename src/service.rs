@@ -410,6 +410,7 @@ fn check_in_force(
             );
         }
     }
+    settings::refuse_other_words(held, wanted)?;
     let mut lines = Vec::new();
     differences("", held, wanted, &mut lines);
     if !apply {

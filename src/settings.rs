@@ -2,7 +2,7 @@
 
 use std::{num::NonZeroUsize, sync::Arc};
 
-use anyhow::{Context, anyhow};
+use anyhow::{Context, anyhow, bail};
 use kernels::{
     encoders as builtin,
     vector::{Band, UNIT},
@@ -31,6 +31,9 @@ use crate::{
     dataflow::Settings,
     encoders,
 };
+
+/// Where `in_force` says what the prompts' versions stand for.
+const WORDS: &str = "words";
 
 /// Who is asked, and what determines its answers.
 ///
@@ -245,7 +248,7 @@ pub fn in_force(config: &Config, settings: &Settings) -> Map<String, Value> {
         "targets_per_query": mining.targets_per_query,
         "hard_negatives": mining.hard_negatives,
         "keep": config.triplets.keep,
-        "annotator": { "model": settings.model.model, "prompt_version": settings.model.prompt_version },
+        "annotator": annotator_in_force(config, &settings.model),
         "filter": {
             "words_min": config.filter.words_min,
             "words_max": config.filter.words_max,
@@ -254,6 +257,35 @@ pub fn in_force(config: &Config, settings: &Settings) -> Map<String, Value> {
         },
     });
     Map::from_iter([("in_force".to_owned(), rules)])
+}
+
+fn annotator_in_force(config: &Config, model: &ModelId) -> Value {
+    let mut said = json!({ "model": model.model, "prompt_version": model.prompt_version });
+    // Prompts that cannot be read have been refused.
+    let asks = config.annotator.kind == AnnotatorKind::OpenAi;
+    if let Some(prompts) = asks.then(|| Prompts::of(&config.annotator).ok()).flatten() {
+        said[WORDS] = json!(prompts.words());
+    }
+    said
+}
+
+/// What a prompt's version stands for in the tables, where the config has other words under it.
+///
+/// # Errors
+/// There is one: answers are known by the version, so these words would ask nothing.
+pub fn refuse_other_words(held: &Value, wanted: &Value) -> anyhow::Result<()> {
+    let words = |rules: &Value| rules["annotator"][WORDS].as_object().cloned().unwrap_or_default();
+    let (held, wanted) = (words(held), words(wanted));
+    for (version, digest) in wanted {
+        if held.get(&version).is_some_and(|held| *held != digest) {
+            bail!(
+                "[annotator.prompts] {version} has other words than the answers in the tables were \
+                 asked with, and would ask nothing: give the file a new version, or take the words \
+                 back"
+            );
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -94,10 +94,16 @@ fn pairs_are_annotated_by_a_model_and_paid_for_once() {
     place.catch_up("tables");
     assert_eq!(server.counts(), (0, 0));
     let own = include_str!("../../src/annotator/openai/prompts/instruct.toml");
-    let other = own.replace("version = 1\n", "version = 2\n");
-    std::fs::write(place.path("instruct.toml"), other).expect("written");
+    let words = own.replace("what people type", "what somebody types");
+    std::fs::write(place.path("instruct.toml"), &words).expect("written");
     let prompts = "[annotator.prompts]\ninstruct = \"instruct.toml\"";
     place.configure("tables", &annotator(&server, prompts));
+    for arguments in [&["run"][..], &["run", "--apply"]] {
+        let said = place.everpair("tables", arguments).ended(1);
+        said.says("instruct version 1 has other words").says("give the file a new version");
+    }
+    let other = words.replace("version = 1\n", "version = 2\n");
+    std::fs::write(place.path("instruct.toml"), other).expect("written");
     place.everpair("tables", &["run", "--until-caught-up"]).ended(1).says("--apply");
     let plan = plan(&place, &[]);
     assert_eq!(plan["unanswered"], pairs.len());

@@ -1,5 +1,7 @@
 //! Prompts and demonstrations: files of the tree, or a user's own in their place.
 
+use std::collections::BTreeMap;
+
 use anyhow::{Context, bail};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use operators::flow::{DESCRIBE, Request};
@@ -11,6 +13,7 @@ use schemas::{
 };
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
+use sha2::{Digest, Sha256};
 
 /// Largest version of a file.
 const VERSION_MAX: i32 = 999;
@@ -51,6 +54,8 @@ struct Demonstration {
 pub struct Prompts {
     describe: Describe,
     instruct: Instruct,
+    /// Of what each file says beside its version.
+    digests: [String; 2],
 }
 
 /// What two images share and where they differ: of a pair of contents, the smaller one first.
@@ -177,6 +182,14 @@ impl Dice {
     }
 }
 
+/// 16 hex digits of what a file says beside its version, comments aside.
+fn digest(file: &str) -> anyhow::Result<String> {
+    let mut said: Map<String, Value> = toml::from_str(file).context("a prompt")?;
+    said.remove("version");
+    let said = serde_json::to_vec(&said).context("a prompt")?;
+    Ok(Sha256::digest(said).iter().take(8).map(|byte| format!("{byte:02x}")).collect())
+}
+
 impl Prompts {
     /// Those of the config, or those that are built in.
     ///
@@ -194,13 +207,14 @@ impl Prompts {
         let prompts = Prompts {
             describe: toml::from_str(&describe).context("the prompt that describes")?,
             instruct: toml::from_str(&instruct).context("the prompt for instructions")?,
+            digests: [digest(&describe)?, digest(&instruct)?],
         };
         prompts.check()?;
         Ok(prompts)
     }
 
     fn check(&self) -> anyhow::Result<()> {
-        let Prompts { describe, instruct } = self;
+        let Prompts { describe, instruct, .. } = self;
         for (name, version) in [("describe", describe.version), ("instruct", instruct.version)] {
             if !(1..=VERSION_MAX).contains(&version) {
                 bail!("the prompt {name} has version {version}: must be 1 to {VERSION_MAX}");
@@ -224,6 +238,15 @@ impl Prompts {
     /// `prompt_version` of instructions: they depend on both.
     pub fn version(&self) -> i32 {
         self.describe.version * VERSIONS + self.instruct.version
+    }
+
+    /// A digest of the words that each version stands for, by file and version: answers are known by
+    /// versions alone.
+    pub fn words(&self) -> BTreeMap<String, &str> {
+        let [describe, instruct] = &self.digests;
+        let describe = (format!("describe version {}", self.describe.version), &**describe);
+        let instruct = (format!("instruct version {}", self.instruct.version), &**instruct);
+        [describe, instruct].into()
     }
 
     /// The id of the request for the description that a pair needs.
