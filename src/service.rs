@@ -226,7 +226,8 @@ fn stand_still(
     stop: &AtomicBool,
 ) -> anyhow::Result<bool> {
     let asked = requests.collections();
-    if !asked.is_empty() {
+    // One that is not ready has something before it: it stays, and the next run takes it.
+    if !asked.is_empty() && requests.wants_collection() {
         metrics.enter(Phase::Collecting);
         return gc::serve(store, &asked, stop);
     }

@@ -48,7 +48,7 @@ pub fn status(config: &Config) -> anyhow::Result<Value> {
         Some(text) => serde_json::from_slice(&text).with_context(|| format!("read {STATUS}"))?,
         None => Value::Null,
     };
-    Ok(json!({
+    let mut status = json!({
         "epoch": latest.epoch,
         "generation": latest.generation,
         "offsets": latest.offsets,
@@ -56,24 +56,27 @@ pub fn status(config: &Config) -> anyhow::Result<Value> {
         "tables": rows,
         "rejects": rejects,
         "benchmarks": benchmarks,
-        "annotator": money(config, &store)?,
         "run": run,
-    }))
+    });
+    if let Some(money) = money(config, &store)? {
+        status["annotator"] = money;
+    }
+    Ok(status)
 }
 
 /// What a model has cost so far, where one was ever asked or is to be.
-fn money(config: &Config, store: &Store) -> anyhow::Result<Value> {
+fn money(config: &Config, store: &Store) -> anyhow::Result<Option<Value>> {
     let spent = Spent::read(store, chrono::Utc::now().timestamp_micros())?;
     if config.annotator.kind == AnnotatorKind::Template && spent == Spent::default() {
-        return Ok(Value::Null);
+        return Ok(None);
     }
-    Ok(json!({
+    Ok(Some(json!({
         "spent_usd": usd(spent.closed + spent.open),
         "open_usd": usd(spent.open),
         "today_usd": usd(spent.today),
         "budget_usd": config.annotator.budget,
         "daily_budget_usd": config.annotator.daily_budget,
-    }))
+    })))
 }
 
 fn print_money(status: &Value) {

@@ -37,6 +37,9 @@ fn listed(place: &Place) -> Vec<String> {
 fn a_reader_that_goes_away_changes_no_exit_code() {
     let place = Place::new();
     place.configure("tables", "[epoch]\nlinger = \"50 ms\"\n");
+    let model = "[annotator]\nkind = \"openai\"\nurl = \"http://127.0.0.1:1/v1\"\nmodel = \"m\"\n\
+        input_price = 1.0\noutput_price = 2.0\nbudget = 10.0\n";
+    place.configure_at("model", "tables", model);
     let mut log = place.log();
     log.send(scenes::scenes(60, 76).map(Message::from));
     let broken = Message { value: Some(b"no image".to_vec()), ..Message::tombstone("broken") };
@@ -70,6 +73,8 @@ fn a_reader_that_goes_away_changes_no_exit_code() {
         with(&["explain", "--sql"]),
         with(&["calibrate"]),
         with(&["calibrate", "--json"]),
+        vec!["plan", "--config", "model.toml", "--images", "100"],
+        vec!["embed", "new.jpg", "--images", "builtin:layout", "--out", "vectors.parquet"],
         with(&["replay", "--stage", "decode", "--dry-run"]),
         with(&["replay", "--stage", "decode"]),
         with(&["export", "--format", "hf", "--to", "out", "--json"]),
@@ -91,7 +96,7 @@ fn a_reader_that_goes_away_changes_no_exit_code() {
         assert!(!said.contains("panicked") && !said.contains("error"), "{words:?} said:\n{said}");
     }
     // The same where both go into one pipe, but for what can be done only once.
-    let again = |words: &&Vec<&str>| !["replay", "demo", "snapshot"].contains(&words[0]);
+    let again = |words: &&Vec<&str>| !["replay", "demo", "snapshot", "embed"].contains(&words[0]);
     for words in commands.iter().filter(again) {
         let mut command = everpair(&place, words);
         let status = command.stdout(unread()).stderr(unread()).status();

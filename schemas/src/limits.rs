@@ -88,6 +88,9 @@ pub const ANNOTATOR_ATTEMPTS: u32 = 4;
 /// Failures in a row after which an endpoint counts as down: it is tried by one call at a time then,
 /// and what fails meanwhile is no request's fault.
 pub const ANNOTATOR_DOWN: u32 = 10;
+/// Requests that an endpoint which has taken none yet may call bad, before that is taken for what
+/// all requests have in common: each is an outcome that is stored for good.
+pub const ANNOTATOR_BAD_REQUESTS: u32 = 8;
 /// How long an endpoint that is down, or refuses all, is left alone between two tries.
 pub const ANNOTATOR_DOWN_WAIT: (Duration, Duration) =
     (Duration::from_secs(1), Duration::from_secs(60));

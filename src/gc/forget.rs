@@ -1,5 +1,5 @@
 //! What bounds the memos: contents that no live image has any more are forgotten, with their vectors
-//! and answers, before they outnumber those that are live.
+//! and with answers that cost nothing, before they outnumber those that are live.
 //!
 //! Unlike a collection it proves nothing and leaves older versions as they are: epochs that are kept
 //! and snapshots show what they showed, and the files go with the versions that name them. Like a
@@ -13,6 +13,7 @@ use std::{
 };
 
 use anyhow::Context;
+use arrow_array::{Array, Float64Array, cast::AsArray};
 use schemas::{Channel, tables::Table};
 
 use super::{fenced, kept::Kept, rules::RuleOf};
@@ -20,6 +21,8 @@ use crate::{
     delta::{self, Publisher, Rule, Store, Verdict},
     service::specs,
 };
+
+const COST: &str = "cost_usd";
 
 /// Rows that the tables show, dead contents' included.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -98,9 +101,18 @@ fn forget(store: &Store, stop: &AtomicBool) -> anyhow::Result<[u64; 3]> {
             break;
         }
         let rule = RuleOf { kept: &kept, table };
-        let forgotten = publisher.forget(table.as_str(), rule.columns(), |batch| {
-            let verdicts = rule.judge(batch)?.into_iter();
-            Ok(verdicts.map(|verdict| verdict == Verdict::Goes).collect())
+        let mut columns = rule.columns().to_vec();
+        columns.extend((table == Table::Annotations).then_some(COST));
+        let forgotten = publisher.forget(table.as_str(), &columns, |batch| {
+            let verdicts = rule.judge(batch)?.into_iter().enumerate();
+            // What was paid for stays until somebody asks for a collection.
+            let costs = batch.column_by_name(COST).and_then(|all| all.as_primitive_opt());
+            let paid = |row: usize| {
+                costs.is_some_and(|costs: &Float64Array| {
+                    costs.is_valid(row) && costs.value(row) > 0.0
+                })
+            };
+            Ok(verdicts.map(|(row, said)| said == Verdict::Goes && !paid(row)).collect())
         });
         gone[at] = forgotten.with_context(|| format!("forget rows of {}", table.as_str()))?;
     }

@@ -55,6 +55,15 @@ pub struct Asking {
     out_of: Option<&'static str>,
 }
 
+/// Notes what a description says, if it is one.
+fn describes(row: &AnnotationRow, known: &mut Memo) {
+    if row.task == operators::flow::DESCRIBE {
+        let parts = Description::of_parts(&row.instructions);
+        let is = parts.filter(|_| row.outcome == "ok").map_or(Known::Failed, Known::Here);
+        known.described.insert(row.request_id.clone(), is);
+    }
+}
+
 impl Asking {
     /// By the config. What an earlier run was answered and did not commit goes on its way now.
     ///
@@ -78,15 +87,12 @@ impl Asking {
         for row in waiting {
             let id = ContentId::parse(&row.request_id);
             if id.is_some_and(|id| known.requests.contains(&id)) {
-                // Committed, and killed before it was removed.
+                // Committed, and killed before it was removed: perhaps before readers see it.
                 journal::remove(store, &row.request_id)?;
+                describes(&row, &mut known);
                 continue;
             }
-            if row.task == operators::flow::DESCRIBE {
-                let parts = Description::of_parts(&row.instructions);
-                let is = parts.filter(|_| row.outcome == "ok").map_or(Known::Failed, Known::Here);
-                known.described.insert(row.request_id.clone(), is);
-            }
+            describes(&row, &mut known);
             answered.insert(row.request_id.clone());
             rows.push(row);
         }

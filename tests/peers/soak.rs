@@ -295,7 +295,11 @@ fn bounds(plan: &Plan, looks: &[(Duration, Look)], last: &Look) {
     // A folder's files are opened and read on threads that come and go: as many as a compaction reads
     // at once, and a few for requests to the console and the broker.
     let come_and_go = 2 * schemas::limits::STORE_READS_AT_ONCE + 6;
-    grown("threads", &|look| look.threads as f64, 1.0, come_and_go as f64);
+    let least = |of: &[&Look]| of.iter().map(|look| look.threads).min().unwrap_or(0);
+    let (at_first, at_last) = (least(early), least(late));
+    println!("threads: {at_first} at least in the first half, {at_last} in the second");
+    // A service that begins anew reads with many of them.
+    assert!(at_last <= at_first + come_and_go, "threads grow: from {at_first} to {at_last}");
     grown("open descriptors", &|look| look.descriptors as f64, 1.0, 12.0);
     grown("files", &|look| look.files as f64, plan.waves, 100.0);
     grown("files in logs", &|look| look.log as f64, plan.waves, 50.0);

@@ -125,6 +125,7 @@ pub fn judge<T>(ended: Ended, read: fn(&Value) -> Result<T, String>) -> (Bill, V
         401 | 403 => Verdict::Refuses(format!("{why} (is the key right?)")),
         404 => Verdict::Refuses(format!("{why} (are [annotator] url and model right?)")),
         402 => Verdict::Refuses(why),
+        300..=399 | 405 => Verdict::Refuses(format!("{why} (is [annotator] url right?)")),
         _ if code == "content_filter" || code == "content_policy_violation" => {
             Verdict::Final("content_filter", why)
         }

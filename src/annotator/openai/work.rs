@@ -108,6 +108,9 @@ pub(super) struct Work {
     here: VecDeque<String>,
     at: Standing,
     refused: Option<(String, Instant)>,
+    /// The endpoint has taken a request of this process; before it has, so many were bad in a row.
+    answered: bool,
+    bad_requests: u32,
     spent_before: Nanos,
     /// When the first call was made.
     began: Option<Instant>,
@@ -149,6 +152,8 @@ impl Work {
             here: VecDeque::new(),
             at: Standing::default(),
             refused: None,
+            answered: false,
+            bad_requests: 0,
             began: None,
         }
     }
@@ -472,7 +477,24 @@ impl Work {
             self.refuses(why, &id, now);
             return;
         }
+        let answered = !matches!(verdict, Verdict::Later { .. } | Verdict::Final("bad_request", _));
+        self.bad_requests = match &verdict {
+            Verdict::Final("bad_request", _) => self.bad_requests.saturating_add(1),
+            _ if answered => 0,
+            _ => self.bad_requests,
+        };
+        self.answered |= answered;
+        if !self.answered
+            && self.bad_requests > limits::ANNOTATOR_BAD_REQUESTS
+            && let Verdict::Final(_, why) = verdict
+        {
+            self.refuses(format!("{why} (does [annotator] ask in a way it takes?)"), &id, now);
+            return;
+        }
         self.refused = None;
+        // What did not get there, or could not be read here, is no request's fault.
+        let faultless = matches!(ended, Ended::Unreachable(_) | Ended::NoStore(_));
+        let free = bill == Bill::Nothing;
         match &verdict {
             Verdict::Later { after, pushed_back, .. } if *pushed_back => {
                 self.pace.pushed_back(flight.sent, now, *after);
@@ -481,7 +503,7 @@ impl Work {
             _ if matches!(ended, Ended::Gone) => {}
             _ => self.pace.answered(flight.sent, now, self.flights.len()),
         }
-        self.decide(&id, verdict, now);
+        self.decide(&id, verdict, now, (faultless, free));
     }
 
     /// The key, the model or the account: no request is to blame, and all wait.
@@ -492,7 +514,8 @@ impl Work {
         let since = self.refused.take().map_or(now, |(_, since)| since);
         self.refused = Some((why, since));
         self.pace.goes_down(now);
-        self.again(id, now, Duration::ZERO, true);
+        // Another request is tried before it: it may be this one alone that is refused.
+        self.again(id, now, limits::ANNOTATOR_DOWN_WAIT.0, true);
     }
 
     fn again(&mut self, id: &str, now: Instant, wait: Duration, not_counted: bool) {
@@ -503,7 +526,14 @@ impl Work {
         self.later.push((now + wait, open.job.clone()));
     }
 
-    fn decide(&mut self, id: &str, verdict: Verdict<Said>, now: Instant) {
+    /// `faultless`: the request has no part in it; `free`: the try has cost nothing.
+    fn decide(
+        &mut self,
+        id: &str,
+        verdict: Verdict<Said>,
+        now: Instant,
+        (faultless, free): (bool, bool),
+    ) {
         let Some(open) = self.open.get_mut(id) else { return };
         match verdict {
             Verdict::Answer(said) => self.close(id, Ok(said)),
@@ -526,14 +556,16 @@ impl Work {
             }
             Verdict::Later { outcome, why, after, .. } => {
                 let tries = open.tries;
+                // A try that may have cost counts, however the endpoint is.
                 let down = self.pace.failed(now);
-                if tries >= self.config.attempts && !down {
+                let spared = faultless || (down && free);
+                if tries >= self.config.attempts && !spared {
                     tracing::warn!(request_id = id, outcome, "no answer in {tries} tries: {why}");
                     self.close(id, Err(outcome));
                     return;
                 }
                 let dice = Dice::of(id, "backoff").number(tries as usize) as f64 / u64::MAX as f64;
-                self.again(id, now, backoff(tries, after, dice), down);
+                self.again(id, now, backoff(tries, after, dice), spared);
             }
             Verdict::Refuses(_) => {}
         }
