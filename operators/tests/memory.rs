@@ -66,7 +66,9 @@ fn an_image_takes_three_bytes_for_each_component() {
     println!("{each:.0} bytes an image, {:.0} beside its vector", each - least);
     assert!(each > 0.9 * least, "{each:.0} bytes cannot be all of it");
     assert!(each < least + 5_500.0, "{each:.0} bytes an image, {least} for its vectors");
-    let grown = at(FILL + CHURN - 1) - at(FILL + 1);
+    // At one moment a worker may be ahead of the others: what stays is there at every one.
+    let last = (FILL + CHURN - 4..FILL + CHURN).map(at).fold(f64::MAX, f64::min);
+    let grown = last - at(FILL + 1);
     println!("{:.0} MiB when full, {:.0} more after {CHURN} epochs", at(FILL) / 1e6, grown / 1e6);
     let corpus = each * STEP as f64 * FILL as f64;
     assert!(grown < 0.1 * corpus, "{grown} bytes more for the same number of images");

@@ -47,7 +47,7 @@ const CRASH_EVERY: usize = 9;
 const STATE_MESSAGES: usize = limits::STATE_MESSAGES_MIN * 12 / 5;
 const BEGIN: i64 = 1_700_000_000_000;
 /// Every question to the annotator, and few words of others.
-const LOG_LEVEL: &str = "info,object_store=warn,everpair::service::commit=trace";
+const LOG_LEVEL: &str = "info,object_store=warn,everpair::service::asking=trace";
 
 /// How much.
 #[derive(Clone, Copy, Debug)]
