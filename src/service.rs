@@ -226,8 +226,8 @@ fn stand_still(
     stop: &AtomicBool,
 ) -> anyhow::Result<bool> {
     let asked = requests.collections();
-    // One that is not ready has something before it: it stays, and the next run takes it.
-    if !asked.is_empty() && requests.wants_collection() {
+    // Behind a run that goes on only one that is ready is taken: another has something before it.
+    if !asked.is_empty() && (forgets.is_none() || requests.wants_collection()) {
         metrics.enter(Phase::Collecting);
         return gc::serve(store, &asked, stop);
     }

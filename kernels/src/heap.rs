@@ -5,8 +5,7 @@
 ///
 /// It keeps up to eight a core, and gives a new thread another one than its neighbours. Threads that
 /// read files come and go, what they have read outlives them, and so each heap ends up with a little
-/// that is of use between much that is not: with 2 heaps instead of 16 a service that had replaced
-/// 150 images 200 times held less than half as much.
+/// that is of use between much that is not.
 pub fn keep_at_most(heaps: usize) {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     {

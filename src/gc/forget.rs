@@ -16,7 +16,7 @@ use anyhow::Context;
 use arrow_array::{Array, Float64Array, cast::AsArray};
 use schemas::{Channel, tables::Table};
 
-use super::{fenced, kept::Kept, rules::RuleOf};
+use super::{kept::Kept, rules::RuleOf};
 use crate::{
     delta::{self, Publisher, Rule, Store, Verdict},
     service::specs,
@@ -70,11 +70,7 @@ pub fn serve(store: &Store, stop: &AtomicBool, keep_dead: &mut u64) -> anyhow::R
         return Ok(false);
     }
     let began = Instant::now();
-    let gone = match forget(store, stop) {
-        Ok(gone) => gone,
-        Err(error) if fenced(&error) => return Err(error),
-        Err(error) => return Err(error.context("forget what no live image has")),
-    };
+    let gone = forget(store, stop).context("forget what no live image has")?;
     let [contents, vectors, answers] = gone;
     if gone == [0; 3] {
         *keep_dead = keep_dead.saturating_add(1).saturating_mul(2);
