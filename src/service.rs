@@ -10,6 +10,7 @@ pub mod asking;
 pub mod commit;
 pub mod fingerprint;
 pub mod ingest;
+mod opening;
 pub mod restore;
 pub mod rows;
 pub mod upkeep;
@@ -26,19 +27,15 @@ use std::{
 
 use anyhow::{Context, anyhow, bail};
 use operators::register::Restored;
-use schemas::{
-    Epoch,
-    config::{self, AnnotatorKind, AnnotatorStart, Config},
-    limits,
-    tables::Table,
-};
+use schemas::{Epoch, config::Config, limits, tables::Table};
 use serde_json::{Map, Value};
 use timely::communication::WorkerGuards;
 
 use self::{
-    asking::Asking,
-    commit::Committer,
+    asking::{Asking, Since},
+    commit::{Committed, Committer},
     ingest::Ingest,
+    opening::{Opened, open_source},
     restore::{Reading, Shown},
     worker::{Progress, Start},
 };
@@ -48,11 +45,11 @@ use crate::{
     dataflow::Settings,
     dataset,
     delta::{self, Publisher, Store, TableSpec},
-    fetch, gc,
+    gc,
     metrics::{Metrics, Phase, restoring, timed, turned},
     requests::Requests,
     settings::{self, bands_text},
-    source::{Offsets, Source, SourceError, witness::Witnesses},
+    source::{Offsets, SourceError, witness::Witnesses},
     state, validate,
 };
 
@@ -103,10 +100,26 @@ pub fn open_tables(config: &Config) -> anyhow::Result<Store> {
 pub fn run(config: &Config, options: RunOptions, stop: &'static AtomicBool) -> anyhow::Result<()> {
     let version = env!("CARGO_PKG_VERSION");
     tracing::info!(version, tables = config.tables.root, "everpair {version} starts");
-    let mut keep_dead = config.contents.keep_dead;
-    let mut console = None;
-    while run_once(config, options, stop, (&mut keep_dead, &mut console))? {}
+    let mut carried = Carried {
+        keep_dead: config.contents.keep_dead,
+        console: None,
+        wanted: Since::new(),
+        ends: None,
+    };
+    while run_once(config, options, stop, &mut carried)? {}
     Ok(())
+}
+
+/// What one run of the dataflow hands to the next, where the service has stood still between them:
+/// whoever looks from outside sees one run.
+struct Carried {
+    /// Contents that no live image has, and that are remembered at least.
+    keep_dead: u64,
+    console: Option<Console>,
+    /// Since when pairs wait for an answer: what `[annotator] settle` counts from.
+    wanted: Since,
+    /// The source's ends as the first run has seen them.
+    ends: Option<Offsets>,
 }
 
 /// Runs until there is nothing more to do, or something that only a service that stands still can
@@ -115,7 +128,7 @@ fn run_once(
     config: &Config,
     options: RunOptions,
     stop: &'static AtomicBool,
-    (keep_dead, console): (&mut u64, &mut Option<Console>),
+    carried: &mut Carried,
 ) -> anyhow::Result<bool> {
     let store = open_store(config)?;
     let mut settings = settings::settings(config)?;
@@ -127,7 +140,7 @@ fn run_once(
     // Before this start writes it anew.
     let known = Witnesses::new(&config.source.key, delta::latest_written(&store)?);
     let metrics = Arc::new(Metrics::new(store.clone(), settings.counters.clone()));
-    Console::of(&config.service, &metrics, console)?;
+    Console::of(&config.service, &metrics, &mut carried.console)?;
     let requests = look_for_requests(config, &store, &metrics)?;
     let publisher = delta::start(&store, &specs()).context("take over the tables")?;
     metrics.enter(Phase::Restoring);
@@ -154,11 +167,13 @@ fn run_once(
         metrics.clone(),
     )?;
     // While the workers restore, the source is looked for.
-    let opened = open_source(config, options, &publisher, known).and_then(|opened| {
+    let waited = std::mem::take(&mut carried.wanted);
+    let opened = open_source(config, options, &publisher, known, &mut carried.ends);
+    let opened = opened.and_then(|opened| {
         let rejected = std::mem::take(&mut shown.rejected);
         let latest = delta::read_latest(&store)?;
         metrics.opened(&publisher, latest, rejected, opened.next.clone())?;
-        Ok((opened, Asking::new(config, &publisher, answers_in)?))
+        Ok((opened, Asking::new(config, &publisher, answers_in, waited)?))
     });
     let (Opened { source, next, ends, again, asks_from }, asking) = match opened {
         Ok(opened) => opened,
@@ -191,7 +206,7 @@ fn run_once(
         store: store.clone(),
         epochs_kept: config.service.epochs_kept,
         retention: config.tables.retention,
-        keep_dead: *keep_dead,
+        keep_dead: carried.keep_dead,
         publisher,
         shown,
         in_force,
@@ -205,15 +220,16 @@ fn run_once(
         requests: requests.clone(),
         metrics: metrics.clone(),
     };
-    let newest = match committer.run() {
-        Ok(newest) => newest,
+    let Committed { newest, wanted } = match committer.run() {
+        Ok(committed) => committed,
         Err(error) => return abandon(&progress, guards, error),
     };
     progress.stop.store(true, Ordering::Release);
     join(ingest, guards, states)?;
     turned::say(&metrics.turned_away());
     say_stopped(newest);
-    let forgets = exchange.forget.load(Ordering::Acquire).then_some(keep_dead);
+    carried.wanted = wanted;
+    let forgets = exchange.forget.load(Ordering::Acquire).then_some(&mut carried.keep_dead);
     stand_still(&store, &requests, forgets, &metrics, stop)
 }
 
@@ -334,52 +350,6 @@ fn keep_benchmarks(store: &Store, settings: &Settings, begin: &Start) -> anyhow:
     });
     keeper.know(blocked)?;
     Ok(keeper)
-}
-
-struct Opened {
-    source: Box<dyn Source>,
-    /// Next offsets.
-    next: Offsets,
-    /// With `until_caught_up`: the source's ends as of now.
-    ends: Option<Offsets>,
-    /// The same, where nothing is to be asked before they are committed.
-    asks_from: Option<Offsets>,
-    /// Partitions that end before the next offset, and that the source has not refused: it begins
-    /// again, and nothing of them counts as read.
-    again: Offsets,
-}
-
-fn open_source(
-    config: &Config,
-    options: RunOptions,
-    publisher: &Publisher,
-    known: Witnesses,
-) -> anyhow::Result<Opened> {
-    let next = publisher.offsets().into_iter();
-    let mut next: Offsets = next.map(|((topic, at), next)| ((topic.into(), at), next)).collect();
-    let mut source = fetch::open(config, &next, known).context("open the source")?;
-    let asks = config.annotator.kind == AnnotatorKind::OpenAi;
-    let waits = asks && config.annotator.start == AnnotatorStart::CaughtUp;
-    if !options.until_caught_up {
-        let end = |source: &mut Box<dyn Source>| source.end_offsets();
-        let asks_from = waits.then(|| end(&mut source).context("ask the source for its end"));
-        let (asks_from, again) = (asks_from.transpose()?, Offsets::new());
-        return Ok(Opened { source, next, ends: None, again, asks_from });
-    }
-    let ends = source.end_offsets().context("ask the source for its end")?;
-    if ends.is_empty() {
-        let config::Source { files, topics, .. } = &config.source;
-        tracing::warn!("the source is empty: {files:?}{topics:?}");
-    }
-    let mut again = Offsets::new();
-    for (place, next) in &mut next {
-        if ends.get(place).is_some_and(|end| *end < *next) {
-            *next = 0;
-            again.insert(place.clone(), 0);
-        }
-    }
-    let asks_from = waits.then(|| ends.clone());
-    Ok(Opened { source, next, ends: Some(ends), again, asks_from })
 }
 
 /// Whether the tables were made with this config; an error says what differs.

@@ -86,6 +86,8 @@ pub struct Standing {
     pub asking_seconds: f64,
     /// Calls in flight.
     pub in_flight: usize,
+    /// No new calls are made: the service is about to stand still.
+    pub paused: bool,
     /// Calls at once that the endpoint bears.
     pub limit: usize,
     /// Calls that have ended.
@@ -110,6 +112,7 @@ pub struct Client {
     thread: Option<JoinHandle<()>>,
     sent: u64,
     taken: u64,
+    pausing: bool,
 }
 
 /// What a client is made of.
@@ -147,7 +150,8 @@ impl Client {
             Work::new(parts, endpoint, ledger, runtime, told.clone(), handed, standing.clone());
         let thread = std::thread::Builder::new().name("asking".into());
         let thread = thread.spawn(move || work.run(&commands)).context("start the client")?;
-        Ok(Client { told, outcomes, standing, thread: Some(thread), sent: 0, taken: 0 })
+        let (thread, sent, taken, pausing) = (Some(thread), 0, 0, false);
+        Ok(Client { told, outcomes, standing, thread, sent, taken, pausing })
     }
 
     fn tell(&mut self, told: Told) {
@@ -173,6 +177,16 @@ impl Client {
         if !rows.is_empty() {
             self.tell(Told::Committed(rows));
         }
+    }
+
+    /// Makes no new calls from now on. True once nothing is in flight, and all outcomes so far are
+    /// written down.
+    pub fn pauses(&mut self) -> bool {
+        let at = self.standing();
+        if !at.paused && !std::mem::replace(&mut self.pausing, true) {
+            self.tell(Told::Pause);
+        }
+        at.paused && at.in_flight == 0
     }
 
     /// Outcomes since the last call.

@@ -2,7 +2,7 @@
 //! their way to a commit.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, VecDeque},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::mpsc::Sender,
     time::{Duration, Instant},
 };
@@ -39,6 +39,9 @@ enum Asked {
     Model(Box<Client>),
 }
 
+/// Since when requests are wanted, by their ids.
+pub type Since = HashMap<String, Instant>;
+
 /// The annotator's work: of committed epochs only.
 pub struct Asking {
     asked: Asked,
@@ -48,7 +51,10 @@ pub struct Asking {
     /// With the time since when.
     wanted: BTreeMap<String, (Request, Instant)>,
     /// Requests that were not handed over yet, in the order in which they came.
-    fresh: VecDeque<(String, Instant)>,
+    fresh: BTreeSet<(Instant, String)>,
+    /// Requests that were wanted when the service stood still, until the first that are wanted
+    /// behind it are known.
+    waited: Since,
     /// Requests whose answers are on their way to a commit. One that is no longer wanted stays until
     /// then: wanted again meanwhile, it must not be asked again (I8).
     answered: BTreeSet<String>,
@@ -65,7 +71,8 @@ fn describes(row: &AnnotationRow, known: &mut Memo) {
 }
 
 impl Asking {
-    /// By the config. What an earlier run was answered and did not commit goes on its way now.
+    /// By the config. What an earlier run was answered and did not commit goes on its way now; what
+    /// has `waited` since before the service stood still goes on to wait.
     ///
     /// # Errors
     /// The endpoint, the prompts or what was spent so far cannot be used; the message says why.
@@ -73,6 +80,7 @@ impl Asking {
         config: &Config,
         publisher: &Publisher,
         answers: Sender<Vec<AnnotationRow>>,
+        waited: Since,
     ) -> anyhow::Result<Asking> {
         let store = publisher.store();
         let waiting = journal::read(store)?;
@@ -112,18 +120,20 @@ impl Asking {
         };
         let (wanted, fresh) = Default::default();
         let settle = config.annotator.settles();
-        Ok(Asking { asked, settle, answers, wanted, fresh, answered, out_of: None })
+        Ok(Asking { asked, settle, answers, wanted, fresh, waited, answered, out_of: None })
     }
 
     /// Steps of the work list, of an epoch that is committed.
     pub fn want(&mut self, mut requests: Vec<(Request, isize)>) {
         consolidate(&mut requests);
+        // The first epoch has all that is wanted: what is not in it has gone meanwhile.
+        let waited = std::mem::take(&mut self.waited);
         for (request, diff) in requests {
             let id = request.request_id.clone();
             if diff > 0 {
-                let now = Instant::now();
-                self.fresh.push_back((id.clone(), now));
-                self.wanted.insert(id, (request, now));
+                let since = waited.get(&id).copied().unwrap_or_else(Instant::now);
+                self.fresh.insert((since, id.clone()));
+                self.wanted.insert(id, (request, since));
             } else {
                 self.wanted.remove(&id);
                 if let Asked::Model(client) = &mut self.asked {
@@ -140,7 +150,7 @@ impl Asking {
             if self.answered.remove(id)
                 && let Some((_, since)) = self.wanted.get(id)
             {
-                self.fresh.push_back((id.clone(), *since));
+                self.fresh.insert((*since, id.clone()));
             }
         }
         if let Asked::Model(client) = &mut self.asked {
@@ -162,17 +172,17 @@ impl Asking {
         metrics: &Metrics,
     ) {
         let mut due = Vec::new();
-        while let Some((id, since)) = self.fresh.front() {
+        while let Some((since, id)) = self.fresh.pop_first() {
             if !holds && since.elapsed() < self.settle {
+                self.fresh.insert((since, id));
                 break;
             }
-            let current = self.wanted.get(id).filter(|(_, wanted)| wanted == since);
+            let current = self.wanted.get(&id).filter(|(_, wanted)| *wanted == since);
             if let Some((request, _)) = current
-                && !self.answered.contains(id)
+                && !self.answered.contains(&id)
             {
                 due.push(request.clone());
             }
-            self.fresh.pop_front();
         }
         metrics.asked(due.len());
         let rows = match &mut self.asked {
@@ -210,6 +220,21 @@ impl Asking {
         self.out_of = at.out_of;
     }
 
+    /// Starts no new calls from now on, because the service is about to stand still. True once none
+    /// is in flight: each ends within `[annotator] timeout`, and its outcome is written down, so that
+    /// the run behind finds it.
+    pub fn pauses(&mut self) -> bool {
+        match &mut self.asked {
+            Asked::Embedded(_) => true,
+            Asked::Model(client) => client.pauses(),
+        }
+    }
+
+    /// Since when each request is wanted.
+    pub fn since(&self) -> Since {
+        self.wanted.iter().map(|(id, (_, since))| (id.clone(), *since)).collect()
+    }
+
     /// Where the client stands, where there is one.
     pub fn standing(&self) -> Option<Standing> {
         match &self.asked {
@@ -240,5 +265,55 @@ impl Asking {
             Asked::Embedded(_) => None,
             Asked::Model(client) => client.stuck(limits::ANNOTATOR_DOWN_MAX),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+    use crate::{
+        delta::{self, Store},
+        service::specs,
+    };
+
+    fn request(n: u8) -> Request {
+        let content = |side: &[u8]| (ContentId::of(side), None);
+        let model = operators::flow::ModelId {
+            model: "template:v1".into(),
+            prompt_version: 1,
+            reads_captions: true,
+        };
+        operators::annotate::request(&model, &content(&[n, 0]), &content(&[n, 1]))
+    }
+
+    #[test]
+    fn a_pair_goes_on_to_wait_behind_a_service_that_stood_still() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let store = Store::folder(folder.path()).expect("a store");
+        let publisher = delta::start(&store, &specs()).expect("tables");
+        let mut config = Config::default();
+        config.annotator.settle = Some(Duration::from_secs(3_600));
+        let (answers, _rows) = mpsc::channel();
+        let new = |since| Asking::new(&config, &publisher, answers.clone(), since).expect("asking");
+        let ids = [1, 2, 3, 4].map(|n| request(n).request_id);
+        let mut first = new(Since::new());
+        first.want(vec![(request(1), 1), (request(2), 1)]);
+        first.want(vec![(request(3), 1)]);
+        let before = first.since();
+        assert!(before[&ids[0]] <= before[&ids[2]]);
+        // One has gone while it stood still, one has come.
+        let mut second = new(before.clone());
+        second.want(vec![(request(1), 1), (request(3), 1), (request(4), 1)]);
+        let after = second.since();
+        assert_eq!(after.len(), 3);
+        assert_eq!([after[&ids[0]], after[&ids[2]]], [before[&ids[0]], before[&ids[2]]]);
+        assert!(after[&ids[3]] >= before[&ids[2]]);
+        // What comes back later has not held meanwhile.
+        second.want(vec![(request(2), 1)]);
+        assert!(second.since()[&ids[1]] >= after[&ids[3]]);
+        let order: Vec<&String> = second.fresh.iter().map(|(_, id)| id).collect();
+        assert_eq!(order[..2], [&ids[0], &ids[2]], "the longest first");
     }
 }

@@ -23,7 +23,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use super::{
-    asking::Asking,
+    asking::{Asking, Since},
     fingerprint,
     ingest::Exchange,
     restore::{self, Shown},
@@ -92,11 +92,18 @@ struct Run {
     newest_at: Instant,
 }
 
+/// What a run of the committer leaves.
+pub struct Committed {
+    /// The newest epoch that the tables hold.
+    pub newest: Option<Epoch>,
+    /// Since when pairs wait for an answer.
+    pub wanted: Since,
+}
+
 impl Committer {
-    /// Commits epochs until there are no more, and gives the newest that the tables hold. Returns on
-    /// the main thread; an error means that the process must end, because only a new start knows what
-    /// was committed.
-    pub fn run(self) -> anyhow::Result<Option<Epoch>> {
+    /// Commits epochs until there are no more. Returns on the main thread; an error means that the
+    /// process must end, because only a new start knows what was committed.
+    pub fn run(self) -> anyhow::Result<Committed> {
         let first = self.publisher.epoch().unwrap_or(0);
         let names = self.store.list(EPOCHS, "0").context("list the pages of earlier epochs")?;
         let epochs = names.iter().filter_map(|(name, _)| name.strip_suffix(".json")?.parse().ok());
@@ -127,7 +134,8 @@ impl Committer {
                         publisher.check_newest()?;
                     }
                     metrics.write()?;
-                    return Ok(publisher.epoch());
+                    let (newest, wanted) = (publisher.epoch(), run.at.asking.since());
+                    return Ok(Committed { newest, wanted });
                 }
             }
             run.ask();
@@ -136,9 +144,7 @@ impl Committer {
             {
                 anyhow::bail!("{why}");
             }
-            if run.upkeep.wants_to_forget() {
-                run.at.exchange.forget.store(true, Ordering::Release);
-            }
+            run.prepare_to_stand_still();
             if run.is_done() {
                 if !run.at.progress.stop.load(Ordering::Acquire) {
                     tracing::info!("caught up");
@@ -150,6 +156,20 @@ impl Committer {
 }
 
 impl Run {
+    /// Where there is something that only a service that stands still can do: the client makes no
+    /// new calls from now on, and those in flight are waited for, because what is cut off is paid
+    /// again. Epochs are committed meanwhile.
+    fn prepare_to_stand_still(&mut self) {
+        let Committer { exchange, requests, asking, .. } = &mut self.at;
+        if self.upkeep.wants_to_forget() {
+            exchange.forget.store(true, Ordering::Release);
+        }
+        let due = exchange.forget.load(Ordering::Acquire) || requests.wants_collection();
+        if due && asking.pauses() {
+            exchange.still.store(true, Ordering::Release);
+        }
+    }
+
     /// The restored epoch: nothing to commit, unless config or code make something else of it.
     fn compare(&mut self, changes: EpochChanges) -> anyhow::Result<()> {
         let epoch = changes.epoch;

@@ -38,8 +38,10 @@ pub struct Exchange {
     pub committed: Mutex<Offsets>,
     /// Cut an epoch even if nothing came: the tables differ from what they should be.
     pub force: AtomicBool,
-    /// Stand still behind this epoch: the memos are to forget what has gone.
+    /// The memos are to forget what has gone, once the service stands still.
     pub forget: AtomicBool,
+    /// Stand still behind this epoch.
+    pub still: AtomicBool,
 }
 
 /// Everything that ingest needs.
@@ -119,8 +121,7 @@ impl Ingest {
             self.show_alive();
             let idle = self.read(&mut open, &mut positions)?;
             self.gather(&mut open, &positions)?;
-            let forgets = self.exchange.forget.load(Ordering::Acquire);
-            if self.requests.wants_collection() || forgets {
+            if self.exchange.still.load(Ordering::Acquire) {
                 // What was asked for before goes first: what it blocks is to be collected.
                 if open.since.is_some() {
                     self.cut(&mut open, true)?;

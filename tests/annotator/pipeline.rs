@@ -4,7 +4,7 @@ use std::{
     collections::{BTreeMap, BTreeSet, HashSet},
     path::PathBuf,
     sync::{
-        Arc, Mutex,
+        Arc, Condvar, Mutex,
         atomic::{AtomicI64, Ordering},
     },
 };
@@ -291,4 +291,66 @@ fn answers_that_wait_are_collected_with_their_images() {
     assert!(journal::read(&store).expect("a list").is_empty());
     let asked: HashSet<String> = server.by_id().into_keys().collect();
     assert!(rows.iter().all(|row| !asked.contains(&row.request_id)));
+}
+
+/// Captions that no pair is made of.
+fn other_captions(images: usize, rounds: std::ops::Range<usize>) -> impl Iterator<Item = Message> {
+    rounds.flat_map(move |round| {
+        (0..images).map(move |n| {
+            Message::from(scenes::scene(n, 11)).with("caption", &format!("q{round} z{n}"))
+        })
+    })
+}
+
+#[test]
+fn what_is_in_flight_when_the_service_stands_still_is_waited_for() {
+    const IMAGES: usize = 20;
+    let held = Arc::new((Mutex::new(true), Condvar::new()));
+    let gate = held.clone();
+    let server = Server::start(move |asked: &Asked, stream| {
+        let closed = gate.0.lock().expect("no panic holds it");
+        drop(gate.1.wait_while(closed, |closed| *closed).expect("no panic holds it"));
+        send_good(asked, stream);
+    });
+    let place = Place::new();
+    // Captions propose nothing: what a new one makes of it is a vector more, and nothing else.
+    let rest = "[channels.caption]\nencoder = \"builtin:words\"\nband = [0.999999, 1.0]\n\
+                [contents]\nkeep_dead = 0\n[service]\nworkers = 1\n";
+    let config = |settle: &str| {
+        let more = format!("settle = {settle:?}\nconcurrency = 4\n{rest}");
+        annotator(&server, &more).replace("linger = \"50 ms\"", "rows = 2\nlinger = \"1 ms\"")
+    };
+    place.configure("tables", &config("1 h"));
+    let mut log = place.log();
+    log.send(scenes::scenes(IMAGES, 11).map(Message::from));
+    let mut running = place.start("tables");
+    running.wait_until("everything is committed", || place.committed("tables") == log.count);
+    running.terminate();
+    assert_eq!(running.wait().0, Some(0));
+    let pairs = pairs(&place).len();
+    assert!(pairs > 15 && server.asked().is_empty(), "{pairs} pairs");
+
+    place.configure("tables", &config("0 s"));
+    let mut running = place.start("tables");
+    running.wait_until("calls are in flight", || server.asked().len() == 4);
+    log.send(other_captions(IMAGES, 1..8));
+    running.wait_until("it is about to stand still", || {
+        place.counters("tables").is_some_and(|at| at["annotator"]["paused"] == true)
+    });
+    let at = place.counters("tables").expect("counters");
+    assert_eq!((&at["annotator"]["in_flight"], server.asked().len()), (&json!(4), 4));
+    assert!(!running.said().contains("forgot "), "{}", running.said());
+    // What comes meanwhile is committed.
+    running.wait_until("the rest is read", || place.committed("tables") == log.count);
+    *held.0.lock().expect("no panic holds it") = false;
+    held.1.notify_all();
+    running
+        .wait_until("all pairs are answered", || place.rows::<TripletRow>("tables").len() == pairs);
+    running.terminate();
+    let (code, said) = running.wait();
+    assert_eq!((code, said.matches("forgot ").count() > 0), (Some(0), true), "{said}");
+    let asked = server.asked();
+    assert_eq!(asked.len(), server.by_id().len(), "nothing is asked twice");
+    assert_eq!(server.counts().1, pairs);
+    place.verify("tables");
 }

@@ -42,6 +42,8 @@ pub(super) enum Told {
     Drop(String),
     /// Request ids and outcomes as the tables have them now.
     Committed(Vec<(String, String)>),
+    /// No new calls.
+    Pause,
     Stop,
     /// A try has ended.
     Ended(u64, Ended),
@@ -194,6 +196,10 @@ impl Work {
             Told::Committed(rows) => {
                 self.at.seen += 1;
                 rows.into_iter().for_each(|(id, outcome)| self.committed(&id, &outcome));
+            }
+            Told::Pause => {
+                self.at.seen += 1;
+                self.at.paused = true;
             }
             Told::Ended(turn, ended) => self.ended(turn, ended),
             Told::Written(row, result) => self.written(*row, result),
@@ -350,7 +356,8 @@ impl Work {
         self.later = later;
         self.ready.extend(ready.into_iter().map(|(_, job): (Instant, Job)| job));
         self.at.out_of = None;
-        while self.pace.has_room(self.flights.len(), now)
+        while !self.at.paused
+            && self.pace.has_room(self.flights.len(), now)
             && let Some(job) = self.ready.pop_first()
         {
             match self.call(&job) {
