@@ -293,8 +293,9 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let store = Store::folder(folder.path()).expect("a store");
         let publisher = delta::start(&store, &specs()).expect("tables");
-        let mut config = Config::default();
-        config.annotator.settle = Some(Duration::from_secs(3_600));
+        let text = "[source]\nfiles = [\"a.jsonl\"]\n[tables]\nroot = \"tables\"\n\
+                    [annotator]\nsettle = \"1 h\"\n";
+        let config = Config::parse(text).expect("a config");
         let (answers, _rows) = mpsc::channel();
         let new = |since| Asking::new(&config, &publisher, answers.clone(), since).expect("asking");
         let ids = [1, 2, 3, 4].map(|n| request(n).request_id);
