@@ -1,6 +1,7 @@
 //! Who writes the instructions: the seam, the annotator that needs no network, and the one that asks
 //! a model.
 
+pub mod audit;
 mod captions;
 mod measures;
 pub mod openai;

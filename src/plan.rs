@@ -13,7 +13,7 @@ use anyhow::{Context, bail};
 use clap::Args;
 use operators::{
     annotate,
-    flow::{DESCRIBE, ModelId, Request, TASK},
+    flow::{DESCRIBE, ModelId, TASK},
 };
 use schemas::{
     ContentId, caption_text,
@@ -204,7 +204,9 @@ fn count(
             let caption = caption_text(row.caption.as_deref()).map(Arc::<str>::from);
             anyhow::Ok((content, caption))
         };
-        let request = annotate::request(model, &side(&pair.query_id)?, &side(&pair.target_id)?);
+        let [query_id, target_id] = [&*pair.query_id, &*pair.target_id].map(Arc::<str>::from);
+        let (query, target) = (side(&pair.query_id)?, side(&pair.target_id)?);
+        let request = annotate::request(model, (&query_id, &query), (&target_id, &target));
         plan.pairs += 1;
         let id = prompts.describe_id(config, &request);
         if !answered.contains(request.request_id.as_str()) {
@@ -222,16 +224,17 @@ fn count(
 
 fn price(plan: &mut Plan, config: &Annotator, prompts: &Prompts, rows: &[AnnotationRow]) {
     let any = ContentId([0; 32]);
-    let request = Request { request_id: any.hex(), query: (any, None), target: (any, None) };
+    let of_instruct = model_id(config, prompts);
+    let (name, side) = (Arc::<str>::from(""), (any, None));
+    let request = annotate::request(&of_instruct, (&name, &side), (&name, &side));
     let words = "word ".repeat(30);
     let description = Description { common: words.clone(), first: words.clone(), second: words };
     let how = Variation::default();
     let describe = prompts.describe(config, &any.hex(), &request, how);
     let instruct = prompts.instruct(config, &request, &description, how);
     let model = config.describe_model.as_ref().unwrap_or(&config.model);
-    let of_instruct = model_id(config, prompts).model;
     take(&mut plan.describe, config, &describe, rows, (DESCRIBE, model));
-    take(&mut plan.instruct, config, &instruct, rows, (TASK, &of_instruct));
+    take(&mut plan.instruct, config, &instruct, rows, (TASK, &of_instruct.model));
     plan.cost_usd = plan.describe.cost_usd + plan.instruct.cost_usd;
 }
 

@@ -40,6 +40,7 @@ use self::{
     worker::{Progress, Start},
 };
 use crate::{
+    annotator::audit::{Auditing, Auditor},
     benchmark::keeper::Keeper,
     console::Console,
     dataflow::Settings,
@@ -142,6 +143,8 @@ fn run_once(
     let metrics = Arc::new(Metrics::new(store.clone(), settings.counters.clone()));
     Console::of(&config.service, &metrics, &mut carried.console)?;
     let requests = look_for_requests(config, &store, &metrics)?;
+    let auditor = Auditor::of(config, &settings.encoders, &settings.book)?;
+    let auditing = auditor.map(Auditing::start).transpose()?;
     let publisher = delta::start(&store, &specs()).context("take over the tables")?;
     metrics.enter(Phase::Restoring);
     let (begin, mut shown, (states, schedule)) =
@@ -173,7 +176,7 @@ fn run_once(
         let rejected = std::mem::take(&mut shown.rejected);
         let latest = delta::read_latest(&store)?;
         metrics.opened(&publisher, latest, rejected, opened.next.clone())?;
-        Ok((opened, Asking::new(config, &publisher, answers_in, waited)?))
+        Ok((opened, Asking::new(config, &publisher, answers_in, (waited, auditing))?))
     });
     let (Opened { source, next, ends, again, asks_from }, asking) = match opened {
         Ok(opened) => opened,

@@ -1,6 +1,6 @@
 //! From the config to what the graph needs, and to the words by which tables say what is in force.
 
-use std::{num::NonZeroUsize, sync::Arc};
+use std::{collections::BTreeSet, num::NonZeroUsize, sync::Arc};
 
 use anyhow::{Context, anyhow, bail};
 use kernels::{
@@ -17,7 +17,7 @@ use operators::{
 };
 use schemas::{
     Channel,
-    config::{AnnotatorKind, Config},
+    config::{AnnotatorKind, Config, Filter},
     limits,
 };
 use serde_json::{Map, Value, json};
@@ -25,6 +25,7 @@ use serde_json::{Map, Value, json};
 use crate::{
     annotator::{
         Annotator,
+        audit::Auditor,
         openai::{self, prompts::Prompts},
         template::Template,
     },
@@ -72,7 +73,8 @@ pub fn settings(config: &Config) -> anyhow::Result<Settings> {
         pixels_max: config.screen.pixels_max,
         side_max: limits::SIDE_MAX,
     };
-    let encoders = encoders_of(config)?;
+    let (encoders, book) = (encoders_of(config)?, Arc::new(VectorBook::default()));
+    Auditor::of(config, &encoders, &book)?;
     Ok(Settings {
         decode: Arc::new(DecodeOptions {
             key: config.source.key.clone(),
@@ -91,7 +93,7 @@ pub fn settings(config: &Config) -> anyhow::Result<Settings> {
             models: vec![model.clone()],
         }),
         model: Arc::new(model),
-        book: Arc::new(VectorBook::default()),
+        book,
         counters: Arc::new(Counters::new(workers(config))),
         state: Arc::default(),
         pool: Pool::new(workers(config)),
@@ -243,7 +245,7 @@ pub fn in_force(config: &Config, settings: &Settings) -> Map<String, Value> {
             (channel.as_str().to_owned(), value)
         })
         .collect();
-    let rules = json!({
+    let mut rules = json!({
         "channels": channels,
         "targets_per_query": mining.targets_per_query,
         "hard_negatives": mining.hard_negatives,
@@ -256,6 +258,14 @@ pub fn in_force(config: &Config, settings: &Settings) -> Map<String, Value> {
             "overlap_max": config.filter.overlap_max,
         },
     });
+    if config.filter.labels != Filter::default().labels {
+        let labels = config.filter.labels.iter().map(|label| label.as_str());
+        rules["filter"]["labels"] = labels.collect::<BTreeSet<_>>().into_iter().collect();
+    }
+    // One that cannot be used has been refused.
+    if let Ok(Some(auditor)) = Auditor::of(config, &settings.encoders, &settings.book) {
+        rules["audit"] = auditor.in_force();
+    }
     Map::from_iter([("in_force".to_owned(), rules)])
 }
 

@@ -19,6 +19,7 @@ use std::{
 
 use everpair::{dataflow::Settings, settings};
 use operators::{
+    flow::{Pair, Request},
     neighbors::{Remembered, State},
     publish::EpochChanges,
     register::Restored,
@@ -161,13 +162,18 @@ impl<T: Ord + Clone + Debug> Held<T> {
     }
 }
 
+/// A request by what determines its answer.
+fn unnamed(request: Request) -> Request {
+    Request { images: Default::default(), ..request }
+}
+
 /// What the tables show, summed up from what the graph said.
 #[derive(Default)]
 struct Tables {
     images: Held<ImageRow>,
-    pairs: Held<operators::flow::Pair>,
+    pairs: Held<Pair>,
     triplets: Held<operators::triplets::Triplet>,
-    requests: Held<operators::flow::Request>,
+    requests: Held<Request>,
 }
 
 impl Tables {
@@ -183,7 +189,7 @@ impl Tables {
             images: self.images.rows(),
             pairs: self.pairs.rows(),
             triplets: self.triplets.rows(),
-            requests: self.requests.rows(),
+            requests: self.requests.rows().into_iter().map(unnamed).collect(),
         }
     }
 }
@@ -205,6 +211,13 @@ fn check(ran: &Ran, memo: Vec<AnnotationRow>, settings: &Settings, met: &Met) ->
         assert_eq!(shown.pairs, expected.pairs, "pairs of epoch {epoch}");
         assert_eq!(shown.triplets, expected.triplets, "triplets of epoch {epoch}");
         assert_eq!(shown.requests, expected.requests, "requests of epoch {epoch}");
+        let mined = |request: &Request| {
+            let [query_id, target_id] = &request.images;
+            let is = |pair: &&Pair| pair.query_id == *query_id && pair.target_id == *target_id;
+            expected.pairs.iter().find(is).is_some_and(|pair| pair.mined)
+        };
+        let opened = changes.requests.iter().filter(|(_, diff)| *diff > 0);
+        assert!(opened.map(|(request, _)| request).all(mined), "names of epoch {epoch}");
         met.epoch(changes, &shown, &model, settings);
         for row in &changes.annotations {
             if row.outcome == WITHDRAWN {

@@ -12,7 +12,7 @@ use std::{
     sync::Arc,
 };
 
-use differential_dataflow::{AsCollection, VecCollection};
+use differential_dataflow::{AsCollection, VecCollection, consolidation::consolidate};
 use schemas::{ContentId, Epoch, caption_text, shard_of};
 use serde::{Deserialize, Serialize};
 
@@ -42,16 +42,20 @@ pub fn annotate<'s>(
     let told = pairs.map(Told::Is).concat(mined.clone().map(|mined| Told::Mined(by_id(mined))));
     let mut queries: Side<Arc<str>> = Side::default();
     let asked = each_closed(told.inner, "AnnotateQueries", route, move |told| {
-        queries.apply(told, |query, target_id| (target_id.clone(), query.clone()))
+        queries.apply(told, |query_id, query, target_id| {
+            (target_id.clone(), (query_id.clone(), query.clone()))
+        })
     });
-    let route = |told: &ToSide<Image>| match told {
+    let route = |told: &ToSide<Named>| match told {
         Told::Mined((image_id, _)) | Told::Is((image_id, _)) => shard_of(image_id),
     };
     let told =
         asked.as_collection().map(Told::Is).concat(mined.map(|mined| Told::Mined(by_id(mined))));
-    let (mut targets, model): (Side<Image>, _) = (Side::default(), model.clone());
+    let (mut targets, model): (Side<Named>, _) = (Side::default(), model.clone());
     let wanted = each_closed(told.inner, "AnnotateTargets", route, move |told| {
-        targets.apply(told, |target, query| request(&model, query, target))
+        targets.apply(told, |target_id, target, (query_id, query)| {
+            request(&model, (query_id, query), (target_id, target))
+        })
     });
     let told = wanted.as_collection().map(Work::Wanted).concat(answered.map(Work::Answered));
     let mut open = Open::default();
@@ -66,6 +70,9 @@ pub fn annotate<'s>(
 
 /// A content and a caption.
 type Image = (ContentId, Option<Arc<str>>);
+
+/// With the id of the image that has them.
+type Named = (Arc<str>, Image);
 
 /// A change of a mined image, or what is looked up for one.
 type ToSide<T> = Told<(Arc<str>, Image), (Arc<str>, T)>;
@@ -88,18 +95,24 @@ impl<T> Default for Side<T> {
 
 impl<T: Ord> Side<T> {
     /// What an epoch changes of what `with` makes of an image and what is looked up for it.
-    fn apply<R>(&mut self, told: Steps<ToSide<T>>, with: impl Fn(&Image, &T) -> R) -> Steps<R> {
+    fn apply<R>(
+        &mut self,
+        told: Steps<ToSide<T>>,
+        with: impl Fn(&Arc<str>, &Image, &T) -> R,
+    ) -> Steps<R> {
         let (mined, others) = parted(told);
         let mut steps = Vec::new();
         for (image_id, before) in self.images.apply(mined) {
             let after = self.images.get(&image_id);
             for (other, count) in self.others.get(&image_id).into_iter().flatten() {
-                steps.extend(before.as_ref().map(|image| (with(image, other), -count)));
-                steps.extend(after.map(|image| (with(image, other), *count)));
+                let with = |image| with(&image_id, image, other);
+                steps.extend(before.as_ref().map(|image| (with(image), -count)));
+                steps.extend(after.map(|image| (with(image), *count)));
             }
         }
         for ((image_id, other), diff) in others {
-            steps.extend(self.images.get(&image_id).map(|image| (with(image, &other), diff)));
+            let image = self.images.get(&image_id);
+            steps.extend(image.map(|image| (with(&image_id, image, &other), diff)));
             let counts = self.others.entry(image_id.clone()).or_default();
             *counts.entry(other).or_default() += diff;
             if diff < 0 {
@@ -151,7 +164,8 @@ impl Open {
         (*count > 0 && !self.answered.contains(&name(id))).then(|| request.clone())
     }
 
-    fn apply(&mut self, told: Steps<Work>) -> Steps<Request> {
+    fn apply(&mut self, mut told: Steps<Work>) -> Steps<Request> {
+        consolidate(&mut told);
         let mut before: HashMap<String, Option<Request>> = HashMap::new();
         for (work, diff) in told {
             let id = work.id();
@@ -180,18 +194,22 @@ impl Open {
             match (before, self.open(&id)) {
                 (Some(closed), None) => steps.push((closed, -1)),
                 (None, Some(opened)) => steps.push((opened, 1)),
-                _ => {}
+                // Its contents may have other names by now: what leaves later is what came.
+                (Some(before), Some(_)) => {
+                    self.wanted.entry(id).and_modify(|(request, _)| *request = before);
+                }
+                (None, None) => {}
             }
         }
         steps
     }
 }
 
-/// The question to `model` about two contents with these captions.
+/// The question to `model` about two images with these contents and captions.
 pub fn request(
     model: &ModelId,
-    query: &(ContentId, Option<Arc<str>>),
-    target: &(ContentId, Option<Arc<str>>),
+    (query_id, query): (&Arc<str>, &(ContentId, Option<Arc<str>>)),
+    (target_id, target): (&Arc<str>, &(ContentId, Option<Arc<str>>)),
 ) -> Request {
     let asked = |(content, caption): &(ContentId, Option<Arc<str>>)| {
         let text = caption.as_deref().filter(|_| model.reads_captions);
@@ -200,5 +218,5 @@ pub fn request(
     let (query, target) = (asked(query), asked(target));
     let request_id =
         model.request_id((query.0, query.1.as_deref()), (target.0, target.1.as_deref()));
-    Request { request_id, query, target }
+    Request { request_id, query, target, images: [query_id.clone(), target_id.clone()] }
 }

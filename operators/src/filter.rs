@@ -7,7 +7,12 @@
 use std::sync::Arc;
 
 use differential_dataflow::{AsCollection, VecCollection};
-use schemas::{Epoch, config::Filter, reject::Reason, tables::RejectRow};
+use schemas::{
+    Epoch,
+    config::{Filter, Label},
+    reject::Reason,
+    tables::{Audit, RejectRow},
+};
 use timely::dataflow::{
     StreamVec,
     channels::pact::Pipeline,
@@ -102,7 +107,8 @@ pub fn judge(answer: &Answer, rules: &Filter) -> (Vec<usize>, Vec<Failure>) {
         let failure = wrong_length(words.len(), rules)
             .or_else(|| meta_phrase(text, words))
             .or_else(|| repeats_itself(text, &numbered))
-            .or_else(|| repeats_another(&numbered, &set, &kept, rules));
+            .or_else(|| repeats_another(&numbered, &set, &kept, rules))
+            .or_else(|| not_published(answer.audits.get(i), rules));
         match failure {
             Some((reason, detail)) => failures.push((i, reason, detail)),
             None => {
@@ -250,6 +256,21 @@ fn repeats_another(
             let detail = format!("overlap {overlap:.2} with instruction {}", i + 1);
             (Reason::Repetitive, format!("{detail}, more than {max:.2}"))
         })
+    })
+}
+
+/// An instruction without an audit is unresolved.
+fn not_published(audit: Option<&Audit>, rules: &Filter) -> Option<(Reason, String)> {
+    let label = audit.map_or(Label::Unresolved.as_str(), |audit| &*audit.label);
+    let published = rules.labels.iter().any(|one| one.as_str() == label);
+    (!published).then(|| {
+        let rank = |rank: Option<i32>| rank.map_or("none".to_owned(), |rank| rank.to_string());
+        let [text, image, both] = audit
+            .map_or([None; 3], |audit| [audit.rank_text, audit.rank_image, audit.rank_both])
+            .map(rank);
+        let detail =
+            format!("{label}: target's rank by text {text}, by image {image}, by both {both}");
+        (Reason::Audit, detail)
     })
 }
 

@@ -163,6 +163,9 @@ pub struct Request {
     pub query: (ContentId, Option<Arc<str>>),
     /// The target's content and caption.
     pub target: (ContentId, Option<Arc<str>>),
+    /// Query and target as the pair named them when it became wanted: contents may have other names
+    /// since.
+    pub images: [Arc<str>; 2],
 }
 
 /// An answer from the memo, without what has no order (costs) or no use downstream.

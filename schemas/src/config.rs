@@ -4,6 +4,7 @@
 //! that say what would.
 
 mod annotator;
+mod audit;
 mod channels;
 mod fetch;
 
@@ -13,6 +14,7 @@ use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
 
 pub use self::{
     annotator::{Annotator, AnnotatorKind, AnnotatorStart, PromptFiles, ResponseFormat},
+    audit::{Audit, Label},
     channels::{ChannelConfig, Channels},
     fetch::{Fetch, Scheme},
 };
@@ -38,6 +40,9 @@ pub struct Config {
     /// Who writes instructions.
     #[serde(default)]
     pub annotator: Annotator,
+    /// Whether instructions need their images.
+    #[serde(default)]
+    pub audit: Audit,
     /// Which training rows stay.
     #[serde(default)]
     pub triplets: Triplets,
@@ -251,11 +256,19 @@ pub struct Filter {
     pub instructions_min: usize,
     /// Two instructions whose words overlap more (Jaccard) are one.
     pub overlap_max: f64,
+    /// Labels of audits that an instruction may have.
+    pub labels: Vec<Label>,
 }
 
 impl Default for Filter {
     fn default() -> Self {
-        Filter { words_min: 3, words_max: 60, instructions_min: 3, overlap_max: 0.9 }
+        Filter {
+            words_min: 3,
+            words_max: 60,
+            instructions_min: 3,
+            overlap_max: 0.9,
+            labels: Label::ALL.to_vec(),
+        }
     }
 }
 
@@ -435,6 +448,7 @@ impl Config {
 
     fn check_annotator(&self) -> Result<(), Invalid> {
         self.annotator.check()?;
+        self.audit.check()?;
         let asks = self.annotator.kind == AnnotatorKind::OpenAi && self.annotator.images > 0;
         match asks && self.contents.store == StoreKind::Reference {
             true => Err(Invalid(

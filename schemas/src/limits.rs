@@ -73,6 +73,15 @@ pub const FETCH_REDIRECTS: usize = 5;
 /// Shortest and longest wait between two tries, whatever a server asks for.
 pub const FETCH_BACKOFF: (Duration, Duration) =
     (Duration::from_millis(250), Duration::from_secs(30));
+/// Images that an audit ranks a target among, and the most; beside what was retrieved for its query.
+pub const AUDIT_GALLERY: usize = 1_000;
+/// Largest `[audit] gallery`, and rank.
+pub const AUDIT_GALLERY_MAX: usize = 100_000;
+/// A target at this rank or before it is found, as in the audit of CIRCUS (arXiv 2605.14787).
+pub const AUDIT_FOUND_WITHIN: u32 = 10;
+/// So many times as many images as ranks that count as found are the fewest that say anything: among
+/// fewer, chance finds more than one target in ten.
+pub const AUDIT_CHANCE: usize = 10;
 /// Calls of an annotator at once, unless another number is chosen.
 pub const ANNOTATOR_CONCURRENCY: usize = 16;
 /// Largest `[annotator] concurrency`.

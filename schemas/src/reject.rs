@@ -103,6 +103,8 @@ reasons! {
     Repetitive => (Filter, "repetitive"),
     /// An instruction speaks of "the first image" or of being an assistant.
     MetaPhrase => (Filter, "meta_phrase"),
+    /// An instruction's audit has a label that the config does not publish.
+    Audit => (Filter, "audit"),
 }
 
 impl Stage {

@@ -2,12 +2,9 @@
 //! captions, between two measurements. For trying out and for tests, not for training data.
 
 use operators::flow::{Request, TASK};
-use schemas::{
-    ContentId,
-    tables::{AnnotationRow, Audit},
-};
+use schemas::{ContentId, tables::AnnotationRow};
 
-use super::{Annotator, Difference, Looked, captions, listed, measures};
+use super::{Annotator, Difference, Looked, audit::unaudited, captions, listed, measures};
 
 /// Differences that one sentence names at most.
 const NAMED_MAX: usize = 3;
@@ -73,7 +70,7 @@ impl Annotator for Template {
             Ok(found) => {
                 row.description = Some(describe(&found, looked()));
                 row.instructions = instructions(&found.differences, &request.request_id);
-                row.audits = row.instructions.iter().map(|_| unresolved()).collect();
+                row.audits = row.instructions.iter().map(|_| unaudited()).collect();
             }
         }
         row
@@ -143,8 +140,4 @@ fn chosen(request_id: &str, slot: usize) -> usize {
 fn capital(text: &str) -> String {
     let mut chars = text.chars();
     chars.next().map_or(String::new(), |c| c.to_uppercase().chain(chars).collect())
-}
-
-fn unresolved() -> Audit {
-    Audit { label: "unresolved".into(), rank_text: None, rank_image: None, rank_both: None }
 }

@@ -8,7 +8,8 @@ use super::{template::Template, *};
 fn request(query: Option<&str>, target: Option<&str>) -> Request {
     let model = ModelId { model: "template:v1".into(), prompt_version: 1, reads_captions: true };
     let side = |name: &[u8], caption: Option<&str>| (ContentId::of(name), caption.map(Into::into));
-    operators::annotate::request(&model, &side(b"q", query), &side(b"t", target))
+    let (query, target) = (side(b"q", query), side(b"t", target));
+    operators::annotate::request(&model, (&"q".into(), &query), (&"t".into(), &target))
 }
 
 fn answer(query: Option<&str>, target: Option<&str>, looked: Option<[Looked; 2]>) -> AnnotationRow {

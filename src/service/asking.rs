@@ -1,6 +1,8 @@
 //! What committed pairs ask for: since when each is wanted, who is asked, and which answers are on
 //! their way to a commit.
 
+mod mined;
+
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     sync::mpsc::Sender,
@@ -8,18 +10,20 @@ use std::{
 };
 
 use anyhow::Context;
-use operators::flow::Request;
+use operators::flow::{Pair, Request};
 use schemas::{
-    ContentId,
+    ContentId, Epoch,
     config::{AnnotatorKind, Config},
     limits,
     tables::{AnnotationRow, Table},
 };
 
+use self::mined::MinedPairs;
 use super::{commit::now_us, rows::consolidate};
 use crate::{
     annotator::{
         Annotator, Looked,
+        audit::{Auditing, Question},
         openai::{
             Client, Parts, Standing, journal,
             library::{Known, Memo, Tables, memo},
@@ -58,6 +62,12 @@ pub struct Asking {
     /// Requests whose answers are on their way to a commit. One that is no longer wanted stays until
     /// then: wanted again meanwhile, it must not be asked again (I8).
     answered: BTreeSet<String>,
+    /// With what it looks at; where answers are audited before they go on their way.
+    auditing: Option<(Auditing, MinedPairs)>,
+    /// Outcomes of an earlier run, until it is known what is asked.
+    early: Vec<AnnotationRow>,
+    /// The newest that is committed.
+    epoch: Epoch,
     out_of: Option<&'static str>,
 }
 
@@ -80,7 +90,7 @@ impl Asking {
         config: &Config,
         publisher: &Publisher,
         answers: Sender<Vec<AnnotationRow>>,
-        waited: Since,
+        (waited, auditing): (Since, Option<Auditing>),
     ) -> anyhow::Result<Asking> {
         let store = publisher.store();
         let waiting = journal::read(store)?;
@@ -91,7 +101,7 @@ impl Asking {
             known = memo(table.context("no table annotations")?).context("read the memo")?;
         }
         let mut answered = BTreeSet::new();
-        let mut rows = Vec::new();
+        let mut early = Vec::new();
         for row in waiting {
             let id = ContentId::parse(&row.request_id);
             if id.is_some_and(|id| known.requests.contains(&id)) {
@@ -102,11 +112,7 @@ impl Asking {
             }
             describes(&row, &mut known);
             answered.insert(row.request_id.clone());
-            rows.push(row);
-        }
-        if !rows.is_empty() {
-            tracing::info!("{} answers of an earlier run are committed now", rows.len());
-            let _ = answers.send(rows);
+            early.push(row);
         }
         let asked = match config.annotator.kind {
             AnnotatorKind::Template => Asked::Embedded(Box::new(Template::new())),
@@ -120,7 +126,29 @@ impl Asking {
         };
         let (wanted, fresh) = Default::default();
         let settle = config.annotator.settles();
-        Ok(Asking { asked, settle, answers, wanted, fresh, waited, answered, out_of: None })
+        let auditing = auditing.map(|auditing| (auditing, MinedPairs::default()));
+        let (epoch, out_of) = (0, None);
+        Ok(Asking {
+            asked,
+            settle,
+            answers,
+            wanted,
+            fresh,
+            waited,
+            answered,
+            auditing,
+            early,
+            epoch,
+            out_of,
+        })
+    }
+
+    /// Pairs that an epoch changes.
+    pub fn mined(&mut self, epoch: Epoch, pairs: &mut Vec<(Pair, isize)>) {
+        self.epoch = epoch;
+        if let Some((_, mined)) = &mut self.auditing {
+            mined.apply(pairs);
+        }
     }
 
     /// Steps of the work list, of an epoch that is committed.
@@ -140,6 +168,35 @@ impl Asking {
                     client.drop_request(id);
                 }
             }
+        }
+        let early = std::mem::take(&mut self.early);
+        if !early.is_empty() {
+            tracing::info!("{} answers of an earlier run are committed now", early.len());
+            self.pass_on(early);
+        }
+    }
+
+    /// Sends outcomes to their commit, by way of the audit.
+    fn pass_on(&self, rows: Vec<AnnotationRow>) {
+        let Some((auditing, mined)) = &self.auditing else {
+            // Ingest that is gone has said why, and the run is about to end.
+            let _ = self.answers.send(rows);
+            return;
+        };
+        for row in rows {
+            let wanted = self.wanted.get(&row.request_id);
+            let images = wanted.map(|(request, _)| request.images.clone());
+            let retrieved = images.as_ref().map(|[query_id, _]| mined.retrieved(query_id));
+            let retrieved = retrieved.unwrap_or_default();
+            auditing.give(Question { row, images, retrieved, epoch: self.epoch });
+        }
+    }
+
+    /// Sends on what has been audited.
+    pub fn send_audited(&self) {
+        let rows = self.auditing.as_ref().map(|(auditing, _)| auditing.take());
+        if let Some(rows) = rows.filter(|rows| !rows.is_empty()) {
+            let _ = self.answers.send(rows);
         }
     }
 
@@ -202,8 +259,7 @@ impl Asking {
         };
         if !rows.is_empty() {
             self.answered.extend(rows.iter().map(|row| row.request_id.clone()));
-            // Ingest that is gone has said why, and the run is about to end.
-            let _ = self.answers.send(rows);
+            self.pass_on(rows);
         }
         self.tell();
     }

@@ -171,8 +171,9 @@ impl Run {
     }
 
     /// The restored epoch: nothing to commit, unless config or code make something else of it.
-    fn compare(&mut self, changes: EpochChanges) -> anyhow::Result<()> {
+    fn compare(&mut self, mut changes: EpochChanges) -> anyhow::Result<()> {
         let epoch = changes.epoch;
+        self.at.asking.mined(epoch, &mut changes.pairs);
         let shown = std::mem::take(&mut self.at.shown);
         let (mut pairs, mut triplets) = (shown.pairs, shown.triplets);
         self.at.shown.measured = shown.measured;
@@ -237,6 +238,7 @@ impl Run {
         let counts = Counts::of(&changes);
         let mut tally = Tally::of(&changes);
         let (_, reasons) = tally.turned_away();
+        self.at.asking.mined(epoch, &mut changes.pairs);
         let commit = self.epoch_commit(changes, config_changed)?;
         tally.rows(&commit);
         let latest = self.at.publisher.publish(commit)?;
@@ -456,6 +458,7 @@ impl Run {
     }
 
     fn ask(&mut self) {
+        self.at.asking.send_audited();
         if !self.compared || !self.has_committed(self.at.asks_from.as_ref()) {
             return;
         }

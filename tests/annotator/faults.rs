@@ -92,7 +92,9 @@ impl Run {
 
     fn request(&self, query: ContentId, target: ContentId) -> Request {
         let model = openai::model_id(&self.config, &self.prompts);
-        operators::annotate::request(&model, &(query, None), &(target, None))
+        let named = |content: ContentId| (content.hex().into(), (content, None));
+        let ((query_id, query), (target_id, target)) = (named(query), named(target));
+        operators::annotate::request(&model, (&query_id, &query), (&target_id, &target))
     }
 
     fn pair(&self, n: usize) -> Request {

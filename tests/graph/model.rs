@@ -294,7 +294,8 @@ impl Model {
         self.memo.iter().filter(stale).count()
     }
 
-    /// What the configured model is to be asked: mined pairs without an outcome in the memo.
+    /// What the configured model is to be asked: mined pairs without an outcome in the memo. Without
+    /// the images' names, which may be earlier ones.
     fn requests(&self, pairs: &BTreeSet<Pair>, settings: &Settings) -> BTreeSet<Request> {
         let mined = self.mined();
         let side = |id: &Arc<str>| {
@@ -311,7 +312,7 @@ impl Model {
                 (query.0, query.1.as_deref()),
                 (target.0, target.1.as_deref()),
             );
-            Request { request_id, query, target }
+            Request { request_id, query, target, images: Default::default() }
         };
         let asked = pairs.iter().filter(|pair| pair.mined).map(of);
         asked.filter(|r| self.memo.iter().all(|row| row.request_id != r.request_id)).collect()

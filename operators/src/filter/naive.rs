@@ -73,6 +73,8 @@ pub fn judged(answer: &Answer, rules: &Filter) -> (Vec<usize>, Vec<(usize, Reaso
             || kept.iter().any(alike)
         {
             Some(Reason::Repetitive)
+        } else if !rules.labels.iter().any(|label| label.as_str() == answer.audits[i].label) {
+            Some(Reason::Audit)
         } else {
             None
         };

@@ -196,11 +196,16 @@ proptest! {
         texts in proptest::collection::vec(proptest::collection::vec(piece(), 0..14), 0..5),
         overlap_max in 0.3..1.0f64,
         glue in proptest::sample::select(vec![" ", "", "-"]),
+        labels in proptest::sample::subsequence(Label::ALL.to_vec(), 1..4),
+        said in proptest::collection::vec(proptest::sample::select(Label::ALL.to_vec()), 5),
     ) {
         let texts: Vec<String> = texts.iter().map(|pieces| pieces.join(glue)).collect();
         let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
-        let rules = Filter { overlap_max, words_max: 12, ..Filter::default() };
-        let answer = answer("r", &texts);
+        let rules = Filter { overlap_max, words_max: 12, labels, ..Filter::default() };
+        let mut answer = answer("r", &texts);
+        for (audit, label) in answer.audits.iter_mut().zip(said) {
+            audit.label = label.as_str().into();
+        }
         let (passing, failures) = judge(&answer, &rules);
         let failing = failures.into_iter().map(|(i, reason, _)| (i, reason)).collect();
         prop_assert_eq!((passing, failing), naive::judged(&answer, &rules));

@@ -1,12 +1,12 @@
 //! Which version of an image lived when, and its vectors, for every worker of the process.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BinaryHeap, HashMap},
     hash::{DefaultHasher, Hash, Hasher},
     sync::{Arc, Mutex, PoisonError, RwLock},
 };
 
-use schemas::Epoch;
+use schemas::{ContentId, Epoch};
 
 use crate::{
     flow::{RowId, Version},
@@ -32,6 +32,12 @@ struct Life {
     row: RowId,
     from: Epoch,
     before: Epoch,
+}
+
+impl Life {
+    fn is_at(&self, epoch: Epoch) -> bool {
+        self.from <= epoch && epoch < self.before
+    }
 }
 
 #[derive(Default)]
@@ -64,9 +70,31 @@ impl VectorBook {
     pub fn live_at(&self, image_id: &str, epoch: Epoch) -> Option<Arc<Version>> {
         let part = self.lives[part_of(image_id)].read().unwrap_or_else(PoisonError::into_inner);
         let lives = part.get(image_id)?;
-        let row = lives.iter().find(|life| life.from <= epoch && epoch < life.before)?.row;
+        let row = lives.iter().find(|life| life.is_at(epoch))?.row;
         drop(part);
         self.version(row)
+    }
+
+    /// So many of the versions that are live once `epoch` is closed, drawn by the images' ids: the
+    /// same as long as the same images live.
+    pub fn sample(&self, epoch: Epoch, most: usize) -> Vec<Arc<Version>> {
+        // The greatest of those that were drawn is on top.
+        let mut drawn = BinaryHeap::with_capacity(most + 1);
+        for part in &self.lives {
+            let part = part.read().unwrap_or_else(PoisonError::into_inner);
+            for (image_id, lives) in &*part {
+                let Some(life) = lives.iter().find(|life| life.is_at(epoch)) else { continue };
+                let lot = ContentId::of(image_id.as_bytes());
+                if drawn.len() < most || drawn.peek().is_some_and(|(last, _)| lot < *last) {
+                    drawn.push((lot, life.row));
+                    if drawn.len() > most {
+                        drawn.pop();
+                    }
+                }
+            }
+        }
+        let rows = drawn.into_sorted_vec();
+        rows.into_iter().filter_map(|(_, row)| self.version(row)).collect()
     }
 
     /// Versions held, and the sum of their vectors' bytes.

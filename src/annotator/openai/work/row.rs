@@ -3,10 +3,9 @@
 use std::collections::HashMap;
 
 use operators::flow::{DESCRIBE, TASK};
-use schemas::{
-    config::Annotator,
-    tables::{AnnotationRow, Audit},
-};
+use schemas::{config::Annotator, tables::AnnotationRow};
+
+use crate::annotator::audit::unaudited;
 
 use super::{
     super::{
@@ -93,14 +92,7 @@ pub(super) fn row(
             row.instructions = description.parts();
         }
         Ok(Said::Instructions(texts)) => {
-            let (label, ranks) = ("unresolved", None);
-            let audit = |_: &String| Audit {
-                label: label.into(),
-                rank_text: ranks,
-                rank_image: ranks,
-                rank_both: ranks,
-            };
-            row.audits = texts.iter().map(audit).collect();
+            row.audits = texts.iter().map(|_| unaudited()).collect();
             row.instructions = texts;
         }
     }

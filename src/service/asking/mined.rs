@@ -1,0 +1,36 @@
+//! The pairs that hold now, by query: what was retrieved for it.
+
+use std::{collections::HashMap, sync::Arc};
+
+use operators::flow::Pair;
+
+use crate::service::rows::consolidate;
+
+/// Rows of `pairs`, as the newest committed epoch has them.
+#[derive(Default)]
+pub struct MinedPairs(HashMap<Arc<str>, Vec<Pair>>);
+
+impl MinedPairs {
+    /// Takes in what an epoch has changed.
+    pub fn apply(&mut self, changes: &mut Vec<(Pair, isize)>) {
+        consolidate(changes);
+        for (pair, _) in changes.iter().filter(|(pair, diff)| pair.mined && *diff < 0) {
+            if let Some(held) = self.0.get_mut(&pair.query_id) {
+                held.retain(|one| one != pair);
+                if held.is_empty() {
+                    self.0.remove(&pair.query_id);
+                }
+            }
+        }
+        for (pair, _) in changes.iter().filter(|(pair, diff)| pair.mined && *diff > 0) {
+            self.0.entry(pair.query_id.clone()).or_default().push(pair.clone());
+        }
+    }
+
+    /// Targets and hard negatives of a query, some more than once.
+    pub fn retrieved(&self, query_id: &str) -> Vec<Arc<str>> {
+        let pairs = self.0.get(query_id).into_iter().flatten();
+        let names = |pair: &Pair| [&[pair.target_id.clone()], &*pair.hard_negatives].concat();
+        pairs.flat_map(names).collect()
+    }
+}
