@@ -428,6 +428,12 @@ impl Config {
         range("[filter] words_max", self.filter.words_max, 1, 10_000)?;
         range("[filter] words_min", self.filter.words_min, 0, self.filter.words_max)?;
         range("[filter] instructions_min", self.filter.instructions_min, 1, 20)?;
+        if self.filter.labels.is_empty() {
+            let all = Label::ALL.map(Label::as_str).join(", ");
+            return Err(Invalid(format!(
+                "[filter] labels = []: nothing is published without one of {all}"
+            )));
+        }
         range("[screen] encoded_bytes_max", self.screen.encoded_bytes_max, 1, 1 << 30)
     }
 

@@ -306,7 +306,9 @@ fn lives(
             at.everpair("plain", &["replay"]);
         }
         let states = at.committed() > STATE_MESSAGES;
-        let aim = (life % 10 >= 3).then(|| coverage.aim(states));
+        // However slow the machine: from here on state checkpoints are written, and aimed at.
+        let grows = plan.all_points && life >= plan.kills / 3 && !states;
+        let aim = (life % 10 >= 3 && !grows).then(|| coverage.aim(states));
         if aim.is_some_and(|aim| aim.kind == points::STATE) {
             // It is a cache: without one, this life writes it as soon as it can.
             at.forget_state();
@@ -316,6 +318,12 @@ fn lives(
         at.send(late);
         if life % CRASH_EVERY == CRASH_EVERY / 2 {
             at.broker.crash_and_restart();
+        }
+        if grows {
+            let began = Instant::now();
+            while at.committed() <= STATE_MESSAGES && began.elapsed() < CATCH_UP {
+                std::thread::sleep(Duration::from_millis(100));
+            }
         }
         let instant = Duration::from_millis(dice.below(RANDOM_MAX_MS) as u64);
         let met = at.wait_for_death(if aim.is_some() { plan.patience } else { instant }, trap);
