@@ -341,7 +341,8 @@ mod tests {
             prompt_version: 1,
             reads_captions: true,
         };
-        operators::annotate::request(&model, &content(&[n, 0]), &content(&[n, 1]))
+        let (query, target) = (content(&[n, 0]), content(&[n, 1]));
+        operators::annotate::request(&model, (&"q".into(), &query), (&"t".into(), &target))
     }
 
     #[test]
@@ -353,7 +354,9 @@ mod tests {
                     [annotator]\nsettle = \"1 h\"\n";
         let config = Config::parse(text).expect("a config");
         let (answers, _rows) = mpsc::channel();
-        let new = |since| Asking::new(&config, &publisher, answers.clone(), since).expect("asking");
+        let new = |since| {
+            Asking::new(&config, &publisher, answers.clone(), (since, None)).expect("asking")
+        };
         let ids = [1, 2, 3, 4].map(|n| request(n).request_id);
         let mut first = new(Since::new());
         first.want(vec![(request(1), 1), (request(2), 1)]);
