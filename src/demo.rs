@@ -28,7 +28,7 @@ use crate::{
     verify::{self, Tables},
 };
 
-mod page;
+pub mod page;
 
 /// The demo's arguments.
 #[derive(Args, Debug)]

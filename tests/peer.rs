@@ -24,11 +24,16 @@ mod peers {
 
 #[path = "service/history.rs"]
 mod history;
+/// A model's server; the target `main` plays its faults.
+#[allow(dead_code)]
+#[path = "annotator/server.rs"]
+mod model;
 /// The folder with a log and tables that the target `main` uses too, and more of it.
 #[allow(dead_code)]
 #[path = "service/place.rs"]
 mod place;
 
+mod annotator_peer;
 mod bounds_peer;
 mod chaos_peer;
 mod export_peer;

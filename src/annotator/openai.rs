@@ -102,6 +102,8 @@ pub struct Standing {
     pub refused: Option<String>,
     /// The endpoint is down for so many seconds.
     pub down_seconds: Option<u64>,
+    /// How the last call ended that failed through no fault of its request.
+    pub failure: Option<String>,
 }
 
 /// The client. Dropped, it ends its calls; what they may have cost counts as spent.
@@ -222,8 +224,9 @@ impl Client {
             ));
         }
         let down = at.down_seconds.filter(|seconds| *seconds >= patience.as_secs());
+        let why = at.failure.unwrap_or_default();
         down.map(|seconds| {
-            format!("[annotator] the endpoint does not answer for {seconds} s, {pairs} pairs wait")
+            format!("[annotator] the endpoint is down for {seconds} s, {pairs} pairs wait: {why}")
         })
     }
 }

@@ -386,6 +386,8 @@ fn an_endpoint_that_is_down_fails_no_pair() {
     });
     let at = run.client.standing();
     assert_eq!((at.pairs, at.limit), (30, 1), "{at:?}");
+    let why = run.client.stuck(Duration::ZERO).expect("it is told");
+    assert!(why.contains("30 pairs wait") && why.contains("Connection refused"), "{why}");
     assert!(run.client.take().is_empty());
     assert_eq!(run.stop(), 0, "nothing was asked");
 }

@@ -1,6 +1,6 @@
 //! Prompts and demonstrations: files of the tree, or a user's own in their place.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use anyhow::{Context, bail};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
@@ -56,6 +56,8 @@ pub struct Prompts {
     instruct: Instruct,
     /// Of what each file says beside its version.
     digests: [String; 2],
+    /// The words of all instructions that are demonstrations.
+    demonstrated: HashSet<String>,
 }
 
 /// What two images share and where they differ: of a pair of contents, the smaller one first.
@@ -204,11 +206,13 @@ impl Prompts {
         let files = &config.prompts;
         let describe = text("describe", &files.describe, include_str!("prompts/describe.toml"))?;
         let instruct = text("instruct", &files.instruct, include_str!("prompts/instruct.toml"))?;
-        let prompts = Prompts {
-            describe: toml::from_str(&describe).context("the prompt that describes")?,
-            instruct: toml::from_str(&instruct).context("the prompt for instructions")?,
-            digests: [digest(&describe)?, digest(&instruct)?],
-        };
+        let digests = [digest(&describe)?, digest(&instruct)?];
+        let describe = toml::from_str(&describe).context("the prompt that describes")?;
+        let instruct: Instruct =
+            toml::from_str(&instruct).context("the prompt for instructions")?;
+        let shown = instruct.demonstrations.iter().flat_map(|shown| &shown.instructions);
+        let demonstrated = shown.map(|text| words_of(text)).collect();
+        let prompts = Prompts { describe, instruct, digests, demonstrated };
         prompts.check()?;
         Ok(prompts)
     }
@@ -247,6 +251,11 @@ impl Prompts {
         let describe = (format!("describe version {}", self.describe.version), &**describe);
         let instruct = (format!("instruct version {}", self.instruct.version), &**instruct);
         [describe, instruct].into()
+    }
+
+    /// Whether a text is one of the demonstrations, in the same words: small models give those back.
+    pub fn demonstrates(&self, text: &str) -> bool {
+        self.demonstrated.contains(&words_of(text))
     }
 
     /// The id of the request for the description that a pair needs.
@@ -320,6 +329,13 @@ impl Prompts {
         drawn.sort_by_key(|(dice, _)| *dice);
         drawn.into_iter().map(|(_, one)| one).take(self.instruct.shown)
     }
+}
+
+/// The words of a text, whatever stands between them and however they are written.
+fn words_of(text: &str) -> String {
+    let text = text.to_lowercase();
+    let words = text.split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty());
+    words.collect::<Vec<_>>().join(" ")
 }
 
 /// Content and caption of both, the smaller content first.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::prompts::{Description, INSTRUCTIONS_MIN};
+use super::prompts::{Description, INSTRUCTIONS_MIN, Prompts};
 
 /// The share of an answer that may be blank; a server that must write JSON may write blanks for ever.
 const BLANK_MAX: f64 = 0.8;
@@ -129,6 +129,10 @@ pub fn judge<T>(ended: Ended, read: fn(&Value) -> Result<T, String>) -> (Bill, V
         _ if code == "content_filter" || code == "content_policy_violation" => {
             Verdict::Final("content_filter", why)
         }
+        // llama.cpp's words, with status 500, for a model that takes text alone.
+        500.. if said.contains("image input is not supported") => Verdict::Refuses(format!(
+            "{why} (a model that sees none needs [annotator] images = 0 and captions = true)"
+        )),
         408 | 409 | 425 | 429 | 500.. if retry != Some(false) => {
             let outcome = if status == 429 { "rate_limited" } else { "unavailable" };
             let pushed_back = matches!(status, 429 | 503 | 529);
@@ -144,7 +148,9 @@ pub fn judge<T>(ended: Ended, read: fn(&Value) -> Result<T, String>) -> (Bill, V
 
 /// What an error says, short: it may be a page of HTML.
 fn said(error: &Value, body: &[u8]) -> String {
-    let text = match error["message"].as_str() {
+    // As OpenAI has it; and bare, or as FastAPI has it, which many servers are made with.
+    let text = ["message", "error", "detail"].iter().find_map(|name| error[name].as_str());
+    let text = match text {
         Some(text) => text.to_owned(),
         None => String::from_utf8_lossy(body).into_owned(),
     };
@@ -234,7 +240,7 @@ pub fn find_json(text: &str) -> Option<Value> {
 /// What it lacks.
 pub fn description(value: &Value) -> Result<Description, String> {
     let part = |name: &str| {
-        let text = value[name].as_str().map(clean).filter(|text| !text.is_empty());
+        let text = value[name].as_str().map(clean).filter(|text| says_something(text));
         text.ok_or_else(|| format!("the description has no {name:?}"))
     };
     Ok(Description { common: part("common")?, first: part("a")?, second: part("b")? })
@@ -248,7 +254,7 @@ pub fn instructions(value: &Value) -> Result<Vec<String>, String> {
     let list = value["instructions"].as_array().or(value.as_array());
     let mut texts: Vec<String> = Vec::new();
     for text in list.into_iter().flatten().filter_map(Value::as_str).map(clean) {
-        if !text.is_empty() && !texts.contains(&text) {
+        if says_something(&text) && !texts.contains(&text) {
             texts.push(text);
         }
     }
@@ -256,6 +262,24 @@ pub fn instructions(value: &Value) -> Result<Vec<String>, String> {
         true => Ok(texts),
         false => Err(format!("{} instructions, fewer than {INSTRUCTIONS_MIN}", texts.len())),
     }
+}
+
+/// The same without what is copied from the prompt's demonstrations.
+pub fn without_copies(verdict: Verdict<Vec<String>>, prompts: &Prompts) -> Verdict<Vec<String>> {
+    let Verdict::Answer(mut texts) = verdict else { return verdict };
+    let said = texts.len();
+    texts.retain(|text| !prompts.demonstrates(text));
+    if texts.len() >= INSTRUCTIONS_MIN {
+        return Verdict::Answer(texts);
+    }
+    let why = format!("{} of {said} instructions are the prompt's examples", said - texts.len());
+    Verdict::Differently(Change::Repair, "copied", why)
+}
+
+/// Whether there is more in it than a letter: small models give back the form that they were shown,
+/// `"a": "..."` or `"a": "A"`.
+fn says_something(text: &str) -> bool {
+    text.chars().filter(|c| c.is_alphanumeric()).count() > 1
 }
 
 /// One line, without the quotes that some models put around it.

@@ -29,7 +29,7 @@ use super::{
     money::{Draw, Ledger, Nanos, Prices, Reserved, usd},
     pace::{Pace, backoff},
     prompts::{Chat, Description, Dice, Prompts, Variation, is_turned, ordered},
-    reply::{Bill, Change, Ended, Verdict, description, instructions, judge},
+    reply::{Bill, Change, Ended, Verdict, description, instructions, judge, without_copies},
 };
 use crate::delta::Store;
 
@@ -463,7 +463,10 @@ impl Work {
         let is_description = self.open.get(&id).is_some_and(|open| open.describe_id.is_none());
         let (bill, verdict) = match is_description {
             true => told(judge(ended.clone(), description), Said::Description),
-            false => told(judge(ended.clone(), instructions), Said::Instructions),
+            false => {
+                let (bill, verdict) = judge(ended.clone(), instructions);
+                told((bill, without_copies(verdict, &self.prompts)), Said::Instructions)
+            }
         };
         if let Some(reserved) = flight.reserved.take() {
             let cost = match bill {
@@ -564,7 +567,11 @@ impl Work {
             Verdict::Later { outcome, why, after, .. } => {
                 let tries = open.tries;
                 // A try that may have cost counts, however the endpoint is.
-                let down = self.pace.failed(now);
+                let (was_down, down) = (self.pace.is_down(), self.pace.failed(now));
+                if down && !was_down {
+                    tracing::warn!("the annotator's endpoint is down: {why}");
+                }
+                self.at.failure = Some(why.clone());
                 let spared = faultless || (down && free);
                 if tries >= self.config.attempts && !spared {
                     tracing::warn!(request_id = id, outcome, "no answer in {tries} tries: {why}");

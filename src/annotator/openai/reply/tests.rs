@@ -37,6 +37,11 @@ fn replies_mean_what_the_table_says() {
         (said("Here: [\"a b c\", \"d e f\", \"g h i\"]", "stop"), five, "answer 3"),
         (said("[\"a b c\", \"d e f\", \"d  e f\"]", "stop"), five, "Repair bad_json"),
         (said("{\"instructions\": [\"one", "stop"), five, "Repair bad_json"),
+        (
+            said(r#"{"instructions": ["...", "…", "- -", "one, two"]}"#, "stop"),
+            five,
+            "Repair bad_json",
+        ),
         (said("", "stop"), five, "Repair bad_json"),
         (said("{\"instructions\": [\"one", "length"), five, "Longer truncated"),
         (said(&format!("{{{}", " \n\t".repeat(100)), "length"), five, "Plain whitespace_loop"),
@@ -59,6 +64,11 @@ fn replies_mean_what_the_table_says() {
         (replied(429, "<html>Too many"), Bill::Nothing, "later rate_limited pushed back"),
         (replied(429, r#"{"error": {"code": "insufficient_quota"}}"#), Bill::Nothing, "refuses"),
         (replied(500, ""), Bill::Nothing, "later unavailable"),
+        (
+            replied(500, r#"{"error": {"message": "image input is not supported - hint"}}"#),
+            Bill::Nothing,
+            "refuses",
+        ),
         (replied(503, ""), Bill::Nothing, "later unavailable pushed back"),
         (Ended::Unreachable(String::new()), Bill::Nothing, "later unavailable"),
         (Ended::Lost(String::new()), Bill::Most, "later disconnected"),
@@ -88,6 +98,36 @@ fn endpoints_say_whether_to_come_back() {
 }
 
 #[test]
+fn examples_of_the_prompt_are_no_answer() {
+    let prompts = Prompts::of(&schemas::config::Annotator::default()).expect("the built-in ones");
+    let own = ["make it rain", "the same at night", "Is there one with a hat?"];
+    let copies = ["same animal,  playful with YARN", "Show it bathing with its young."];
+    let texts = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>();
+    let all = Verdict::Answer(texts(&[&own[..], &copies[..]].concat()));
+    assert_eq!(without_copies(all, &prompts), Verdict::Answer(texts(&own)));
+    let few = Verdict::Answer(texts(&[&own[..2], &copies[..]].concat()));
+    let why = "2 of 4 instructions are the prompt's examples".to_owned();
+    let again = Verdict::Differently(Change::Repair, "copied", why);
+    assert_eq!(without_copies(few, &prompts), again);
+    let failed = Verdict::Final("refused", String::new());
+    assert_eq!(without_copies(failed.clone(), &prompts), failed);
+}
+
+#[test]
+fn what_a_server_says_is_told_in_each_of_the_forms() {
+    for body in [
+        r#"{"error": {"message": "no  such field"}}"#,
+        r#"{"error": "no such field"}"#,
+        r#"{"detail": "no such field"}"#,
+        "no such\nfield",
+    ] {
+        let (_, verdict) = judge(replied(422, body), instructions);
+        let told = Verdict::Final("bad_request", "422: no such field".to_owned());
+        assert_eq!(verdict, told, "{body}");
+    }
+}
+
+#[test]
 fn descriptions_have_three_parts() {
     let value = json!({ "common": " a  boat ", "a": "floats", "b": "\"sinks\"" });
     let read = description(&value).expect("a description");
@@ -97,4 +137,9 @@ fn descriptions_have_three_parts() {
         "Both show a boat. However, the query sinks, whereas the target floats."
     );
     assert!(description(&json!({ "common": "x", "a": "y", "b": " " })).is_err());
+    for parts in [["...", "...", "..."], ["shapes", "A", "B"]] {
+        let [common, a, b] = parts;
+        let value = json!({ "common": common, "a": a, "b": b });
+        assert!(description(&value).is_err(), "{value}");
+    }
 }
