@@ -30,7 +30,9 @@ impl MinedPairs {
     /// Targets and hard negatives of a query, some more than once.
     pub fn retrieved(&self, query_id: &str) -> Vec<Arc<str>> {
         let pairs = self.0.get(query_id).into_iter().flatten();
-        let names = |pair: &Pair| [&[pair.target_id.clone()], &*pair.hard_negatives].concat();
-        pairs.flat_map(names).collect()
+        pairs
+            .flat_map(|pair| pair.hard_negatives.iter().chain([&pair.target_id]))
+            .cloned()
+            .collect()
     }
 }
