@@ -225,6 +225,7 @@ pub fn collect(store: &Store, stop: &AtomicBool) -> anyhow::Result<Option<Report
     for row in journal::read(store)?.iter().filter(|row| !kept.answer(&AnswerTo::of(row))) {
         journal::remove(store, &row.request_id)?;
     }
+    forget::drop_failures(store, &kept)?;
     report.seconds.0 = began.elapsed().as_secs_f64();
     let began = Instant::now();
     // What may stay is read again: from what readers see now.

@@ -133,9 +133,9 @@ fn run_once(
 ) -> anyhow::Result<bool> {
     let store = open_store(config)?;
     let mut settings = settings::settings(config)?;
-    let in_force = settings::in_force(config, &settings);
+    let mut in_force = settings::in_force(config, &settings);
     let config_changed = match dataset::latest(&store)? {
-        Some(latest) => check_in_force(&latest.info, &in_force, options.apply)?,
+        Some(latest) => check_in_force(&latest.info, &mut in_force, options.apply)?,
         None => validate::root::refuse_foreign(config, &store).map(|()| false)?,
     };
     // Before this start writes it anew.
@@ -357,16 +357,18 @@ fn keep_benchmarks(store: &Store, settings: &Settings, begin: &Start) -> anyhow:
 
 /// Whether the tables were made with this config; an error says what differs.
 pub fn check_config(config: &Config, latest: &delta::Latest) -> anyhow::Result<()> {
-    let in_force = settings::in_force(config, &settings::settings(config)?);
-    check_in_force(&latest.info, &in_force, false).map(|_| ())
+    let mut in_force = settings::in_force(config, &settings::settings(config)?);
+    check_in_force(&latest.info, &mut in_force, false).map(|_| ())
 }
 
-/// A config change is refused until it is meant. True if there is one.
+/// A config change is refused until it is meant. True if there is one. What the tables have to
+/// remember of earlier configs is added to `wanted`.
 fn check_in_force(
     held: &Map<String, Value>,
-    wanted: &Map<String, Value>,
+    wanted: &mut Map<String, Value>,
     apply: bool,
 ) -> anyhow::Result<bool> {
+    settings::keep_words(held, wanted);
     let (Some(held), Some(wanted)) = (held.get("in_force"), wanted.get("in_force")) else {
         return Ok(false);
     };

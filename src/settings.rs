@@ -298,9 +298,60 @@ pub fn refuse_other_words(held: &Value, wanted: &Value) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Adds to the words of the config those of versions that it does not use any more: a file that comes
+/// back to one of them must have these words.
+pub fn keep_words(held: &Map<String, Value>, wanted: &mut Map<String, Value>) {
+    let Some(held) = held.get("in_force").and_then(|held| held["annotator"][WORDS].as_object())
+    else {
+        return;
+    };
+    let Some(wanted) = wanted.get_mut("in_force") else { return };
+    let words = &mut wanted["annotator"][WORDS];
+    if words.is_null() {
+        *words = json!({});
+    }
+    if let Some(words) = words.as_object_mut() {
+        for (version, digest) in held {
+            words.entry(version.clone()).or_insert_with(|| digest.clone());
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_words_of_every_version_are_kept() {
+        let rules = |words: Value| Map::from_iter([("in_force".into(), with_words(words))]);
+        fn with_words(words: Value) -> Value {
+            json!({ "annotator": { "model": "m", "words": words } })
+        }
+        let first = rules(json!({ "describe version 1": "a", "instruct version 1": "b" }));
+        let mut second = rules(json!({ "describe version 1": "a", "instruct version 2": "c" }));
+        keep_words(&first, &mut second);
+        let all = json!({
+            "describe version 1": "a", "instruct version 1": "b", "instruct version 2": "c",
+        });
+        assert_eq!(second, rules(all.clone()));
+        // Unchanged, it is no change of the config.
+        let mut again = rules(json!({ "describe version 1": "a", "instruct version 2": "c" }));
+        keep_words(&second, &mut again);
+        assert_eq!(again, second);
+        // Another annotator has no words of its own.
+        let mut template = rules(Value::Null);
+        keep_words(&second, &mut template);
+        assert_eq!(template, second);
+        // Back at the first version, with other words.
+        let mut back = rules(json!({ "describe version 1": "a", "instruct version 1": "z" }));
+        keep_words(&template, &mut back);
+        let refused = refuse_other_words(&template["in_force"], &back["in_force"]);
+        let said = refused.expect_err("these words have answers").to_string();
+        assert!(said.contains("instruct version 1 has other words"), "{said}");
+        let mut same = rules(json!({ "describe version 1": "a", "instruct version 1": "b" }));
+        keep_words(&template, &mut same);
+        assert!(refuse_other_words(&template["in_force"], &same["in_force"]).is_ok());
+    }
 
     #[test]
     fn edges_are_shown_as_they_were_written() {

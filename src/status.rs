@@ -97,6 +97,11 @@ fn print_money(status: &Value) {
             1.0 / rate
         );
     }
+    if let (Some(put_off), Some(first)) = (at["put_off"].as_u64(), at["again_at"].as_i64()) {
+        let first = chrono::DateTime::from_timestamp_micros(first).unwrap_or_default();
+        let first = first.to_rfc3339_opts(chrono::SecondsFormat::Secs, true);
+        outln!("annotator: {put_off} pairs have failed for now: asked again from {first} on");
+    }
     for why in ["out_of", "refused"] {
         if let Some(text) = at[why].as_str() {
             outln!("annotator: pairs wait, {}: {text}", why.replace('_', " "));

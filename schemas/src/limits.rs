@@ -108,6 +108,12 @@ pub const ANNOTATOR_DOWN_MAX: Duration = Duration::from_secs(600);
 /// Shortest and longest wait between two tries of one call.
 pub const ANNOTATOR_BACKOFF: (Duration, Duration) =
     (Duration::from_millis(500), Duration::from_secs(8));
+/// How long a request is put off whose tries have all failed through no fault of its own: the first
+/// time, and at most.
+pub const ANNOTATOR_PUT_OFF: (Duration, Duration) =
+    (Duration::from_secs(300), Duration::from_secs(6 * 3_600));
+/// How often, before its failure is its outcome.
+pub const ANNOTATOR_PUT_OFF_TIMES: u32 = 6;
 /// Longest wait that an endpoint may ask for.
 pub const ANNOTATOR_RETRY_AFTER: Duration = Duration::from_secs(60);
 /// Most tokens of one answer.
@@ -126,8 +132,16 @@ pub const ANNOTATOR_USD_MAX: f64 = 1e9;
 pub const ANNOTATOR_SLICES: u64 = 100;
 /// Bytes of images that wait to be sent once more.
 pub const ANNOTATOR_IMAGE_BYTES: usize = 64 << 20;
+/// How often pairs are ordered anew by what they are worth, where money is scarce, and the most of the
+/// time that it may take: one part in so many. It reads `images` and `pairs`.
+pub const ANNOTATOR_ORDER_INTERVAL: Duration = Duration::from_secs(60);
+/// See [`ANNOTATOR_ORDER_INTERVAL`].
+pub const ANNOTATOR_ORDER_SHARE: u32 = 20;
 /// Descriptions that are held for the pair's other direction; older ones are read from the table.
 pub const ANNOTATOR_DESCRIPTIONS: usize = 100_000;
+/// Descriptions that are looked for at once, which takes a pass over the table.
+pub const ANNOTATOR_LOOK_UP: usize = 10_000;
+const _: () = assert!(ANNOTATOR_LOOK_UP <= ANNOTATOR_DESCRIPTIONS);
 
 /// Records read ahead of the first one whose bytes are still on their way.
 pub const FETCH_AHEAD_ROWS: usize = 1_024;

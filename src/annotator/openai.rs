@@ -9,8 +9,10 @@
 //! One thread owns all that decides: what is asked next, how much at once, what it may cost. Calls are
 //! tasks beside it. A pair takes two of them: what its images share and where they differ, asked once
 //! for both directions, then instructions. Every request ends with a row of `annotations`, a failure
-//! with its kind as `outcome`; it is written to the [`journal`] before anybody relies on it.
+//! with its kind as `outcome`; it is written to the [`journal`] before anybody relies on it. What no
+//! try has answered through no fault of its own is put off first, see [`failures`].
 
+pub mod failures;
 pub mod http;
 pub mod journal;
 pub mod library;
@@ -19,6 +21,7 @@ pub mod pace;
 pub mod prompts;
 pub mod reply;
 mod work;
+pub mod worth;
 
 use std::{
     sync::{
@@ -30,11 +33,13 @@ use std::{
 };
 
 use anyhow::{Context, bail};
+use chrono::{DateTime, SecondsFormat};
 use operators::flow::{ModelId, Request};
 use schemas::{config::Annotator, tables::AnnotationRow};
 use serde::Serialize;
 
 use self::{
+    failures::Patience,
     http::Endpoint,
     library::{Library, Memo},
     money::Ledger,
@@ -80,6 +85,10 @@ pub struct Standing {
     pub outcomes: u64,
     /// Pairs that wait for an answer.
     pub pairs: usize,
+    /// Of these: pairs whose request, or whose description, has failed for now.
+    pub put_off: usize,
+    /// When the first of those is asked again, microseconds UTC.
+    pub again_at: Option<i64>,
     /// Pairs whose requests have ended in this process.
     pub pairs_ended: usize,
     /// Since the first call of this process.
@@ -129,6 +138,8 @@ pub struct Parts {
     pub library: Box<dyn Library>,
     /// What was asked before.
     pub memo: Memo,
+    /// How long what fails for now is put off.
+    pub patience: Patience,
 }
 
 impl Client {
@@ -203,15 +214,26 @@ impl Client {
         self.standing.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Nothing will come of what it was told until money or a person allows it: all outcomes are
-    /// taken, and nothing is in flight.
+    /// Nothing will come of what it was told until money, time or a person allows it: all outcomes
+    /// are taken, and nothing is in flight.
     pub fn rests(&self) -> Option<String> {
         let at = self.standing();
-        let heard = at.seen == self.sent && at.outcomes == self.taken && at.in_flight == 0;
-        at.out_of.filter(|_| heard).map(|what| {
-            let (pairs, spent) = (at.pairs, at.spent);
-            format!("[annotator] {what} is spent ({spent:.4} USD): {pairs} pairs wait")
-        })
+        let pairs = at.pairs;
+        if at.seen != self.sent || at.outcomes != self.taken || at.in_flight > 0 {
+            return None;
+        }
+        if let Some(what) = at.out_of {
+            let spent = at.spent;
+            return Some(format!(
+                "[annotator] {what} is spent ({spent:.4} USD): {pairs} pairs wait"
+            ));
+        }
+        let first = at.again_at.filter(|_| at.put_off == pairs)?;
+        let first = DateTime::from_timestamp_micros(first).unwrap_or_default();
+        let first = first.to_rfc3339_opts(SecondsFormat::Secs, true);
+        Some(format!(
+            "[annotator] {pairs} pairs have failed for now: asked about again from {first} on"
+        ))
     }
 
     /// Why nothing will come, where a person has to see to it.

@@ -16,8 +16,12 @@ use anyhow::Context;
 use arrow_array::{Array, Float64Array, cast::AsArray};
 use schemas::{Channel, tables::Table};
 
-use super::{kept::Kept, rules::RuleOf};
+use super::{
+    kept::{AnswerTo, Kept},
+    rules::RuleOf,
+};
 use crate::{
+    annotator::openai::failures,
     delta::{self, Publisher, Rule, Store, Verdict},
     service::specs,
 };
@@ -112,8 +116,19 @@ fn forget(store: &Store, stop: &AtomicBool) -> anyhow::Result<[u64; 3]> {
         });
         gone[at] = forgotten.with_context(|| format!("forget rows of {}", table.as_str()))?;
     }
+    drop_failures(store, &kept)?;
     publisher.renew_latest().context("name the versions that have forgotten")?;
     Ok(gone)
+}
+
+/// Forgets when to ask again about what may not stay: what it has cost stands in the budget.
+///
+/// # Errors
+/// The store failed.
+pub fn drop_failures(store: &Store, kept: &Kept) -> anyhow::Result<()> {
+    let all = failures::read(store)?.into_iter();
+    let mut gone = all.filter(|failure| !kept.answer(&AnswerTo::of(&failure.row)));
+    gone.try_for_each(|failure| failures::remove(store, &failure.row.request_id))
 }
 
 #[cfg(test)]

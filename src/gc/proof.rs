@@ -24,6 +24,7 @@ use super::{
     rules::TABLES,
 };
 use crate::{
+    annotator::openai::failures::Failure,
     dataset::{At, Dataset},
     delta::{self, Key, Store},
 };
@@ -187,9 +188,12 @@ impl Scan<'_> {
             return Ok(());
         }
         // Texts about contents that stay; ids of contents are no ids of images.
-        if of == "answers" {
-            let row: AnnotationRow = serde_json::from_slice(&content)
-                .with_context(|| format!("{name} is no outcome of a request"))?;
+        if matches!(of, "answers" | "failures") {
+            let row: Result<AnnotationRow, _> = match of {
+                "answers" => serde_json::from_slice(&content),
+                _ => serde_json::from_slice(&content).map(|failure: Failure| failure.row),
+            };
+            let row = row.with_context(|| format!("{name} is no outcome of a request"))?;
             if !self.kept.answer(&AnswerTo::of(&row)) {
                 self.found("texts about a content that has gone", name);
             }

@@ -25,7 +25,9 @@ use crate::{
         Annotator, Looked,
         audit::{Auditing, Question},
         openai::{
-            Client, Parts, Standing, journal,
+            Client, Parts, Standing,
+            failures::{self, Patience},
+            journal,
             library::{Known, Memo, Tables, memo},
             prompts::{Description, Prompts},
         },
@@ -33,6 +35,7 @@ use crate::{
     },
     delta::Publisher,
     metrics::Metrics,
+    settings::mining,
 };
 
 /// Who is asked.
@@ -114,14 +117,25 @@ impl Asking {
             answered.insert(row.request_id.clone());
             early.push(row);
         }
+        let failed = if asks { failures::read(store)? } else { Vec::new() };
+        for failure in failed {
+            let id = failure.row.request_id.clone();
+            let ended = ContentId::parse(&id).is_some_and(|id| known.requests.contains(&id));
+            match ended || answered.contains(&id) {
+                // Killed before it was removed.
+                true => failures::remove(store, &id)?,
+                false => drop(known.failures.insert(id, failure)),
+            }
+        }
         let asked = match config.annotator.kind {
             AnnotatorKind::Template => Asked::Embedded(Box::new(Template::new())),
             AnnotatorKind::OpenAi => Asked::Model(Box::new(Client::start(Parts {
                 config: config.annotator.clone(),
                 prompts: Prompts::of(&config.annotator)?,
                 store: store.clone(),
-                library: Box::new(Tables::new(store)),
+                library: Box::new(Tables::new(store, mining(config)?.bands)),
                 memo: known,
+                patience: Patience::default(),
             })?)),
         };
         let (wanted, fresh) = Default::default();
@@ -299,7 +313,7 @@ impl Asking {
         }
     }
 
-    /// No pair waits for an answer that money still allows, and no answer for its commit.
+    /// No pair waits for an answer that money and time still allow, and no answer for its commit.
     pub fn is_done(&self) -> bool {
         let rests = match &self.asked {
             Asked::Embedded(_) => None,

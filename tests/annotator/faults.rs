@@ -1,199 +1,29 @@
 //! Each way in which a server can fail: what is stored, how often it was asked, what it cost.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, HashSet},
     io::{Read, Write},
     net::TcpStream,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 
-use everpair::{
-    annotator::openai::{
-        self, Client, Parts,
-        library::{Library, Memo},
-        money::Spent,
-        prompts::{Description, Prompts},
-    },
-    delta::Store,
-};
 use operators::flow::Request;
 use schemas::{
     ContentId,
-    config::{Annotator, AnnotatorKind, ResponseFormat},
+    config::{Annotator, ResponseFormat},
     limits,
-    tables::AnnotationRow,
 };
 use serde_json::{Value, json};
-use tempfile::TempDir;
 
-use super::server::{Asked, Server, TOKENS, reply, send, send_good};
+use super::{
+    client::{CALL, GIVES_UP, Run, config, failed, gone, most, one_pair, went_well},
+    server::{Asked, Server, reply, send, send_good},
+};
 use crate::service::place::wait_until;
-
-/// Dollars for a million tokens: 1,000 and 2,000 billionths for one.
-const PRICES: (f64, f64) = (1.0, 2.0);
-/// What a good call costs, in billionths.
-const CALL: u64 = 1_000 * TOKENS.0 + 2_000 * TOKENS.1;
-
-fn config(server: &Server) -> Annotator {
-    Annotator {
-        kind: AnnotatorKind::OpenAi,
-        url: server.url(),
-        model: "a-model".into(),
-        key_variable: "EVERPAIR_NO_SUCH_KEY".into(),
-        input_price: Some(PRICES.0),
-        output_price: Some(PRICES.1),
-        budget: Some(100.0),
-        timeout: Duration::from_secs(20),
-        attempts: 3,
-        ..Annotator::default()
-    }
-}
-
-/// Any content but one has the bytes of its id for an image.
-struct Images;
-
-fn gone() -> ContentId {
-    ContentId::of(b"gone")
-}
-
-impl Library for Images {
-    fn picture(&mut self, content: &ContentId) -> anyhow::Result<Option<Arc<[u8]>>> {
-        Ok((*content != gone()).then(|| content.0.to_vec().into()))
-    }
-
-    fn descriptions(
-        &mut self,
-        _: &HashSet<String>,
-    ) -> anyhow::Result<HashMap<String, Description>> {
-        Ok(HashMap::new())
-    }
-}
-
-struct Run {
-    client: Client,
-    store: Store,
-    prompts: Prompts,
-    config: Annotator,
-    _folder: TempDir,
-}
-
-impl Run {
-    fn new(config: Annotator) -> Run {
-        let folder = tempfile::tempdir().expect("a folder");
-        let store = Store::folder(folder.path()).expect("a store");
-        let prompts = Prompts::of(&config).expect("prompts");
-        let client = start(&config, &store, &prompts);
-        Run { client, store, prompts, config, _folder: folder }
-    }
-
-    fn request(&self, query: ContentId, target: ContentId) -> Request {
-        let model = openai::model_id(&self.config, &self.prompts);
-        let named = |content: ContentId| (content.hex().into(), (content, None));
-        let ((query_id, query), (target_id, target)) = (named(query), named(target));
-        operators::annotate::request(&model, (&query_id, &query), (&target_id, &target))
-    }
-
-    fn pair(&self, n: usize) -> Request {
-        let content = |n: usize| ContentId::of(&n.to_le_bytes());
-        self.request(content(2 * n), content(2 * n + 1))
-    }
-
-    /// Waits for so many outcomes.
-    fn outcomes(&mut self, count: usize) -> Vec<AnnotationRow> {
-        let mut rows = Vec::new();
-        wait_until("outcomes", || {
-            rows.extend(self.client.take());
-            rows.len() >= count
-        });
-        rows
-    }
-
-    /// Dollars that count as spent once it has stopped, in billionths.
-    fn stop(self) -> u64 {
-        let Run { client, store, _folder, .. } = self;
-        drop(client);
-        let spent = Spent::read(&store, 0).expect("slices");
-        assert_eq!(spent.open, 0, "all slices are closed");
-        spent.closed
-    }
-}
-
-fn start(config: &Annotator, store: &Store, prompts: &Prompts) -> Client {
-    Client::start(Parts {
-        config: config.clone(),
-        prompts: prompts.clone(),
-        store: store.clone(),
-        library: Box::new(Images),
-        memo: Memo::default(),
-    })
-    .expect("a client")
-}
-
-/// What became of one pair whose description fails like this.
-struct Became {
-    /// Task and outcome of each row.
-    outcomes: Vec<(String, String)>,
-    /// Calls that asked for the description.
-    calls: usize,
-    /// In billionths.
-    cost: u64,
-    took: Duration,
-    asked: Vec<Asked>,
-}
-
-fn one_pair(
-    change: impl FnOnce(&mut Annotator),
-    answer: impl Fn(&Asked, &mut TcpStream) + Send + Sync + 'static,
-) -> Became {
-    let server = Server::start(move |asked, stream| match asked.describes() {
-        true => answer(asked, stream),
-        false => send_good(asked, stream),
-    });
-    let mut config = config(&server);
-    change(&mut config);
-    let began = Instant::now();
-    let mut run = Run::new(config);
-    let request = run.pair(0);
-    run.client.want(vec![request.clone()]);
-    let rows = run.outcomes(2);
-    let took = began.elapsed();
-    assert_eq!(rows.len(), 2);
-    let nanos = |row: &AnnotationRow| (row.cost_usd.expect("a cost") * 1e9).round() as u64;
-    let of_rows: u64 = rows.iter().map(nanos).sum();
-    let of_description = rows.iter().find(|row| row.task == "describe").map_or(0, nanos);
-    assert_eq!(of_rows, run.stop(), "the table says what the budget says");
-    let outcomes = rows.into_iter().map(|row| (row.task, row.outcome)).collect();
-    let calls = server.counts().0;
-    Became { outcomes, calls, cost: of_description, took, asked: server.asked() }
-}
-
-fn failed(outcome: &str) -> Vec<(String, String)> {
-    let row = |task: &str, outcome: &str| (task.to_owned(), outcome.to_owned());
-    vec![row("describe", outcome), row("instruct", "no_description")]
-}
-
-fn went_well() -> Vec<(String, String)> {
-    vec![("describe".into(), "ok".into()), ("instruct".into(), "ok".into())]
-}
-
-/// What is set aside for a description: that of a reply that does not say what it took.
-fn most() -> u64 {
-    let silent = one_pair(
-        |_| {},
-        |asked, stream| {
-            let mut all = reply(&asked.good(), "stop");
-            all.as_object_mut().expect("an object").remove("usage");
-            send(stream, "200 OK", &[], all.to_string().as_bytes());
-        },
-    );
-    assert_eq!((silent.outcomes, silent.calls), (went_well(), 1));
-    assert!(silent.cost > CALL, "{}", silent.cost);
-    silent.cost
-}
 
 fn error(text: &str) -> Vec<u8> {
     json!({ "error": { "message": text, "type": "error" } }).to_string().into_bytes()
@@ -263,6 +93,11 @@ fn what_may_be_billed_counts_as_spent() {
     assert_eq!((breaks.outcomes, breaks.calls, breaks.cost), (failed("disconnected"), 3, 3 * most));
     let page = one_pair(|_| {}, |_, stream| send(stream, "200 OK", &[], b"<html>hello</html>"));
     assert_eq!((page.outcomes, page.calls, page.cost), (failed("bad_reply"), 3, 3 * most));
+    // A gateway has given up; the model behind it may not have.
+    for status in ["408 Request Timeout", "504 Gateway Timeout"] {
+        let late = one_pair(|_| {}, move |_, stream| send(stream, status, &[], b""));
+        assert_eq!((late.outcomes, late.calls, late.cost), (failed("unavailable"), 3, 3 * most));
+    }
 }
 
 #[test]
@@ -490,7 +325,7 @@ fn the_budget_holds_whatever_calls_take_and_cost() {
             answered.extend(rows.into_iter().map(|row| (row.request_id, row.outcome)));
             answered.len() > 12 * (round + 1) || run.client.rests().is_some()
         });
-        run.client = start(&run.config, &run.store, &run.prompts);
+        run.restart(GIVES_UP);
         let open = pairs.iter().filter(|pair| !answered.contains_key(&pair.request_id));
         run.client.want(open.cloned().collect());
     }

@@ -1,22 +1,27 @@
 //! The whole program with a model behind it.
 
 use std::{
+    cmp::Reverse,
     collections::{BTreeMap, BTreeSet, HashSet},
     path::PathBuf,
     sync::{
         Arc, Condvar, Mutex,
-        atomic::{AtomicI64, Ordering},
+        atomic::{AtomicBool, AtomicI64, Ordering},
     },
 };
 
 use everpair::{
-    annotator::openai::{journal, money::Spent},
+    annotator::openai::{
+        failures::{self, Failure},
+        journal,
+        money::Spent,
+    },
     scenes,
 };
 use schemas::tables::{AnnotationRow, ContentRow, ImageRow, PairRow, TripletRow};
 use serde_json::{Value, json};
 
-use super::server::{Asked, Server, TOKENS, send_good};
+use super::server::{Asked, Server, TOKENS, send, send_good};
 use crate::service::place::{Message, Place};
 
 const CALL_USD: f64 = (TOKENS.0 as f64 + 2.0 * TOKENS.1 as f64) / 1e6;
@@ -250,6 +255,7 @@ fn a_model_needs_a_budget_and_stops_at_it() {
     assert!(spent.closed + spent.open <= 20_000_000, "{spent:?}");
     let few = place.rows::<TripletRow>("tables").len();
     assert!(few > 10 && few < pairs(&place).len(), "{few} triplets");
+    best_were_asked(&place, &server);
     // More money: the rest.
     let calls = server.asked().len();
     place.configure("tables", &annotator(&server, ""));
@@ -259,6 +265,35 @@ fn a_model_needs_a_budget_and_stops_at_it() {
     let all = server.asked().len();
     assert!(all > calls);
     assert_eq!(all, server.by_id().len(), "nothing is asked twice");
+}
+
+/// What was described is worth more than what was not: more channels, then fewer pairs that lead to
+/// the target, by the better of the two directions.
+fn best_were_asked(place: &Place, server: &Server) {
+    let asked: HashSet<String> = server.by_id().into_keys().collect();
+    let rows = place.rows::<AnnotationRow>("tables").into_iter();
+    let described: BTreeSet<(String, String)> = rows
+        .filter(|row| row.task == "describe" && asked.contains(&row.request_id))
+        .map(|row| (row.query_content_id, row.target_content_id))
+        .collect();
+    let images = place.rows::<ImageRow>("tables");
+    let content: BTreeMap<&str, &str> =
+        images.iter().map(|row| (row.image_id.as_str(), row.content_id.as_str())).collect();
+    let pairs = place.rows::<PairRow>("tables");
+    let leading = |target: &str| pairs.iter().filter(|pair| pair.target_id == target).count();
+    let mut worth = BTreeMap::new();
+    for pair in &pairs {
+        let (query, target) = (content[&*pair.query_id], content[&*pair.target_id]);
+        let both = (query.min(target).to_owned(), query.max(target).to_owned());
+        let of = (Reverse(pair.channels.len()), leading(&pair.target_id));
+        let held = worth.entry(both).or_insert(of);
+        *held = of.min(*held);
+    }
+    let (of, others): (Vec<_>, Vec<_>) =
+        worth.into_iter().partition(|(both, _)| described.contains(both));
+    let worst = of.iter().map(|(_, worth)| worth).max().expect("some were asked about");
+    let best = others.iter().map(|(_, worth)| worth).min().expect("some were not");
+    assert!(worst <= best, "{worst:?} was asked about, {best:?} was not");
 }
 
 #[test]
@@ -280,17 +315,67 @@ fn answers_that_wait_are_collected_with_their_images() {
     let stays = rows.iter().find(|row| !about(row)).expect("another pair");
     let store = place.store("tables");
     let mut waiting = rows.iter().filter(about).chain([stays]);
-    waiting.try_for_each(|row| journal::write(&store, row)).expect("written");
+    let later = |row: &AnnotationRow| Failure { row: row.clone(), times: 1, again_at: 0 };
+    let write = |row: &AnnotationRow| {
+        journal::write(&store, row).and_then(|()| failures::write(&store, &later(row)))
+    };
+    waiting.try_for_each(write).expect("written");
     place.everpair("tables", &["gc", "--take-over"]).ended(0);
     let left = journal::read(&store).expect("a list");
     assert_eq!(left, std::slice::from_ref(stays));
+    assert_eq!(failures::read(&store).expect("a list"), [later(stays)]);
     assert!(!place.rows::<AnnotationRow>("tables").iter().any(|row| about(&row)));
     // The memo has that one: it is dropped, and nothing is asked.
     server.forget();
     place.catch_up("tables");
     assert!(journal::read(&store).expect("a list").is_empty());
+    assert!(failures::read(&store).expect("a list").is_empty());
     let asked: HashSet<String> = server.by_id().into_keys().collect();
     assert!(rows.iter().all(|row| !asked.contains(&row.request_id)));
+}
+
+#[test]
+fn a_pair_that_has_failed_for_now_is_not_waited_for_and_asked_about_later() {
+    let (first, fails) = (Mutex::new(None), Arc::new(AtomicBool::new(true)));
+    let seen = fails.clone();
+    let server = Server::start(move |asked: &Asked, stream| {
+        if asked.describes() && seen.load(Ordering::Acquire) {
+            let mut first = first.lock().expect("no panic holds it");
+            if *first.get_or_insert_with(|| asked.id.clone()) == asked.id {
+                send(stream, "429 Too Many Requests", &[], b"");
+                return;
+            }
+        }
+        send_good(asked, stream);
+    });
+    let place = place(&server, "");
+    place.everpair("tables", &["run", "--until-caught-up"]).ended(0).says("failed for now");
+    let triplets = || place.rows::<TripletRow>("tables").len();
+    let all = pairs(&place).len();
+    let left = all - triplets();
+    assert!((1..=2).contains(&left), "{left} of {all}");
+    let status = place.everpair("tables", &["status"]).ended(0);
+    let line = format!("annotator: {left} pairs have failed for now: asked again from ");
+    assert!(status.out.contains(&line), "{}", status.out);
+
+    // Nobody waits for it, and nothing is asked before its time.
+    server.forget();
+    place.everpair("tables", &["run", "--until-caught-up"]).ended(0).says("failed for now");
+    assert_eq!(server.counts(), (0, 0));
+    fails.store(false, Ordering::Release);
+    let store = place.store("tables");
+    for failure in failures::read(&store).expect("a list") {
+        assert_eq!((&*failure.row.outcome, failure.times), ("rate_limited", 1));
+        failures::write(&store, &Failure { again_at: 0, ..failure }).expect("written");
+    }
+    place.catch_up("tables");
+    assert_eq!((server.counts(), triplets()), ((1, left), all));
+    let rows = place.rows::<AnnotationRow>("tables");
+    let ids: HashSet<&str> = rows.iter().map(|row| row.request_id.as_str()).collect();
+    assert_eq!(ids.len(), rows.len(), "an outcome each");
+    assert!(rows.iter().all(|row| row.outcome == "ok"));
+    assert!(failures::read(&store).expect("a list").is_empty());
+    place.verify("tables");
 }
 
 /// Captions that no pair is made of.

@@ -3,8 +3,9 @@
 //! Between a call's end and the epoch that its outcome belongs to a kill may come. So an outcome is
 //! written before anything else sees it, enters that epoch, and is removed once that is committed.
 
-use anyhow::Context;
-use schemas::tables::AnnotationRow;
+use anyhow::{Context, anyhow};
+use schemas::{limits, tables::AnnotationRow};
+use serde::de::DeserializeOwned;
 
 use crate::delta::Store;
 
@@ -37,12 +38,34 @@ pub fn remove(store: &Store, request_id: &str) -> anyhow::Result<()> {
 /// # Errors
 /// One of them cannot be read.
 pub fn read(store: &Store) -> anyhow::Result<Vec<AnnotationRow>> {
-    let names = store.list(FOLDER, "").context("list outcomes that wait for a commit")?;
-    let read = |(file, _): (String, u64)| {
-        let name = format!("{FOLDER}/{file}");
+    objects(store, FOLDER).context("outcomes that wait for a commit")
+}
+
+/// What the objects of a folder say, by their names. An object store takes its time for each, so
+/// several are read at once.
+///
+/// # Errors
+/// One of them cannot be read.
+pub fn objects<T: DeserializeOwned + Send>(store: &Store, folder: &str) -> anyhow::Result<Vec<T>> {
+    let names = store.list(folder, "").with_context(|| format!("list {folder}"))?;
+    let read = |(file, _): &(String, u64)| {
+        let name = format!("{folder}/{file}");
         let Some(content) = store.get(&name)? else { return Ok(None) };
-        let row = serde_json::from_slice(&content).with_context(|| format!("read {name}"))?;
-        Ok(Some(row))
+        let said = serde_json::from_slice(&content).with_context(|| format!("read {name}"))?;
+        Ok(Some(said))
     };
-    names.into_iter().filter_map(|name| read(name).transpose()).collect()
+    let all = |part: &[(String, u64)]| -> anyhow::Result<Vec<T>> {
+        part.iter().filter_map(|name| read(name).transpose()).collect()
+    };
+    let each = names.len().div_ceil(limits::RESTORE_THREADS_REMOTE).max(1);
+    let parts: Vec<anyhow::Result<Vec<T>>> = std::thread::scope(|scope| {
+        let threads: Vec<_> =
+            names.chunks(each).map(|part| scope.spawn(move || all(part))).collect();
+        let join = |thread: std::thread::ScopedJoinHandle<'_, _>| {
+            thread.join().unwrap_or_else(|_| Err(anyhow!("a thread that reads {folder} panicked")))
+        };
+        threads.into_iter().map(join).collect()
+    });
+    let parts: Vec<Vec<T>> = parts.into_iter().collect::<anyhow::Result<_>>()?;
+    Ok(parts.into_iter().flatten().collect())
 }

@@ -6,15 +6,22 @@ use std::{
 };
 
 use anyhow::{Context, anyhow};
-use arrow_array::{Array, RecordBatch, cast::AsArray};
-use kernels::{decode, resize};
+use arrow_array::{Array, RecordBatch, cast::AsArray, types::Float64Type};
+use kernels::{
+    decode, resize,
+    vector::{Band, UNIT},
+};
 use operators::flow::DESCRIBE;
 use schemas::{
-    ContentId, limits,
+    Channel, ContentId, limits,
     tables::{Table, WITHDRAWN},
 };
 
-use super::prompts::Description;
+use super::{
+    failures::Failure,
+    prompts::Description,
+    worth::{self, Both, Worth},
+};
 use crate::{
     dataset::{At, Dataset},
     delta::{self, Store},
@@ -47,11 +54,19 @@ pub trait Library: Send {
         &mut self,
         ids: &HashSet<String>,
     ) -> anyhow::Result<HashMap<String, Description>>;
+
+    /// What pairs of contents are worth as the newest epoch has them. One that is not mined any more,
+    /// or not yet, is left out.
+    ///
+    /// # Errors
+    /// The tables cannot be read now.
+    fn worth(&mut self, pairs: &HashSet<Both>) -> anyhow::Result<HashMap<Both, Worth>>;
 }
 
 /// The tables of a service.
 pub struct Tables {
     store: Store,
+    bands: [Vec<Band>; 3],
     contents: Option<delta::Table>,
     /// Where each content's row is: number of the file, and its number in that.
     places: HashMap<ContentId, (usize, u64)>,
@@ -60,10 +75,11 @@ pub struct Tables {
 }
 
 impl Tables {
-    /// Those at `store`, as of their newest epoch.
-    pub fn new(store: &Store) -> Tables {
+    /// Those at `store`, as of their newest epoch, with each channel's bands.
+    pub fn new(store: &Store, bands: [Vec<Band>; 3]) -> Tables {
         Tables {
             store: store.clone(),
+            bands,
             contents: None,
             places: HashMap::new(),
             files: Vec::new(),
@@ -178,6 +194,84 @@ impl Library for Tables {
         }
         Ok(found)
     }
+
+    fn worth(&mut self, wanted: &HashSet<Both>) -> anyhow::Result<HashMap<Both, Worth>> {
+        let dataset = Dataset::open(&self.store, &At::Latest)?;
+        let contents = wanted.iter().flatten().copied().collect();
+        let images = images_of(&dataset, &contents)?;
+        let mut leading: HashMap<ContentId, u32> = HashMap::new();
+        let mut found: Vec<(Both, ContentId, Worth)> = Vec::new();
+        let table = dataset.table(Table::Pairs)?;
+        for batch in table.scan(Some(&["query_id", "target_id", "channels", "scores"]))? {
+            let batch = batch?;
+            let [queries, targets] = [0, 1].map(|at| batch.column(at).as_string::<i32>());
+            for row in 0..batch.num_rows() {
+                let Some((target, _)) = images.get(targets.value(row)) else { continue };
+                *leading.entry(*target).or_default() += 1;
+                let Some((query, source)) = images.get(queries.value(row)) else { continue };
+                let both = [*query.min(target), *query.max(target)];
+                if wanted.contains(&both) {
+                    found.push((both, *target, self.worth_of(&batch, row, source)));
+                }
+            }
+        }
+        let mut best: HashMap<Both, Worth> = HashMap::new();
+        for (both, target, mut worth) in found {
+            worth.leading = leading.get(&target).copied().unwrap_or(0);
+            let held = best.entry(both).or_insert_with(|| worth.clone());
+            // Of the two directions the better one, whichever row comes first.
+            if (worth.rank(), &worth.source) < (held.rank(), &held.source) {
+                *held = worth;
+            }
+        }
+        Ok(best)
+    }
+}
+
+/// The images of contents, with where they are from.
+type Images = HashMap<String, (ContentId, Arc<str>)>;
+
+fn images_of(dataset: &Dataset, contents: &HashSet<ContentId>) -> anyhow::Result<Images> {
+    let mut images = Images::new();
+    let mut sources: HashSet<Arc<str>> = HashSet::new();
+    let table = dataset.table(Table::Images)?;
+    for batch in table.scan(Some(&["image_id", "content_id", "source"]))? {
+        let batch = batch?;
+        let [ids, of, from] = [0, 1, 2].map(|at| batch.column(at).as_string::<i32>());
+        for row in 0..batch.num_rows() {
+            let content = ContentId::parse(of.value(row));
+            let Some(content) = content.filter(|content| contents.contains(content)) else {
+                continue;
+            };
+            let name = if from.is_valid(row) { from.value(row) } else { "" };
+            let source = sources.get(name).cloned().unwrap_or_else(|| name.into());
+            sources.insert(source.clone());
+            images.insert(ids.value(row).to_owned(), (content, source));
+        }
+    }
+    Ok(images)
+}
+
+impl Tables {
+    /// What one row of `pairs` says of it, but for how many lead to its target.
+    fn worth_of(&self, batch: &RecordBatch, row: usize, source: &Arc<str>) -> Worth {
+        let (channels, scores) = (batch.column(2).as_list::<i32>(), batch.column(3).as_struct());
+        let proposing = channels.value(row);
+        let proposing: Vec<&str> = proposing.as_string::<i32>().iter().flatten().collect();
+        let margin_in = |name: &str| {
+            let channel = Channel::ALL.into_iter().find(|channel| channel.as_str() == name)?;
+            let scores = scores.column_by_name(name)?.as_primitive::<Float64Type>();
+            let score = scores.is_valid(row).then(|| scores.value(row))?;
+            let score = (score * f64::from(UNIT)).round() as i32;
+            Some(worth::margin(score, &self.bands[channel.index()]))
+        };
+        Worth {
+            channels: proposing.len() as u32,
+            leading: 0,
+            margin: proposing.iter().filter_map(|name| margin_in(name)).max().unwrap_or(0),
+            source: source.clone(),
+        }
+    }
 }
 
 /// What the memo says of requests: all ids, and of descriptions what became of them.
@@ -187,6 +281,8 @@ pub struct Memo {
     pub requests: HashSet<ContentId>,
     /// Descriptions.
     pub described: HashMap<String, Known>,
+    /// What has failed for now, by request id.
+    pub failures: HashMap<String, Failure>,
 }
 
 /// Reads the ids of all outcomes.

@@ -33,7 +33,8 @@ pub fn usd(nanos: Nanos) -> f64 {
     nanos as f64 / NANOS
 }
 
-fn nanos(usd: f64) -> Nanos {
+/// Of dollars.
+pub fn nanos(usd: f64) -> Nanos {
     (usd * NANOS).round() as Nanos
 }
 
@@ -128,7 +129,8 @@ impl Spent {
     }
 }
 
-fn day(now_us: i64) -> i64 {
+/// Days since 1970, UTC.
+pub fn day(now_us: i64) -> i64 {
     now_us.div_euclid(1_000_000 * DAY_SECONDS)
 }
 
@@ -214,6 +216,17 @@ impl Ledger {
     pub fn spent(&self) -> Nanos {
         let mine = self.mine.values().map(|slice| slice.spent + slice.reserved);
         self.others.values().map(Page::counts).sum::<Nanos>() + mine.sum::<Nanos>()
+    }
+
+    /// What may still be spent today, by the total and the daily budget. It may lie in slices that are
+    /// open, so that not all of it covers one call.
+    pub fn left(&self, today: i64) -> Nanos {
+        let left = self.budget.saturating_sub(self.spent());
+        let Some(most) = self.daily else { return left };
+        let others = self.others.values().filter(|page| page.day == today).map(Page::counts);
+        let mine = self.mine.values().filter(|slice| slice.page.day == today);
+        let mine = mine.map(|slice| slice.spent + slice.reserved);
+        left.min(most.saturating_sub(others.sum::<Nanos>() + mine.sum::<Nanos>()))
     }
 
     /// Sets aside the most that a call can cost; draws a slice where those that are open do not

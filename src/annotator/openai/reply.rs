@@ -143,7 +143,9 @@ pub fn judge<T>(ended: Ended, read: fn(&Value) -> Result<T, String>) -> (Bill, V
         }
         _ => Verdict::Final("bad_request", why),
     };
-    (Bill::Nothing, verdict)
+    // A gateway has waited for the model for too long: that may have gone on to answer, and to bill.
+    let bill = if matches!(status, 408 | 504 | 524) { Bill::Most } else { Bill::Nothing };
+    (bill, verdict)
 }
 
 /// What an error says, short: it may be a page of HTML.

@@ -1,0 +1,234 @@
+//! What becomes of what was asked: another try, a failure for now, or an outcome.
+
+use std::time::{Duration, Instant};
+
+use operators::flow::DESCRIBE;
+use schemas::{limits, tables::AnnotationRow};
+
+use super::{
+    super::{
+        failures::{self, Failure},
+        journal,
+        library::Known,
+        pace::backoff,
+        prompts::{Description, Dice},
+        reply::{Bill, Change, Ended, Verdict, description, instructions, judge, without_copies},
+    },
+    Told, Work, now_us,
+    row::{Said, row, told},
+};
+
+impl Work {
+    pub(super) fn ended(&mut self, turn: u64, ended: Ended) {
+        let Some(mut flight) = self.flights.remove(&turn) else { return };
+        self.at.calls += 1;
+        let (id, now) = (flight.id.clone(), Instant::now());
+        let is_description = self.open.get(&id).is_some_and(|open| open.describe_id.is_none());
+        let (bill, verdict) = match is_description {
+            true => told(judge(ended.clone(), description), Said::Description),
+            false => {
+                let (bill, verdict) = judge(ended.clone(), instructions);
+                told((bill, without_copies(verdict, &self.prompts)), Said::Instructions)
+            }
+        };
+        if let Some(reserved) = flight.reserved.take() {
+            let cost = match bill {
+                Bill::Nothing => 0,
+                Bill::Tokens(usage) => self.prices.cost(usage.read, usage.written),
+                Bill::Most => reserved.amount(),
+            };
+            self.settle(reserved, cost);
+            if let Some(open) = self.open.get_mut(&id) {
+                open.cost += cost;
+                if let Bill::Tokens(usage) = bill {
+                    *open.read.get_or_insert(0) += usage.read;
+                    *open.written.get_or_insert(0) += usage.written;
+                }
+            }
+        }
+        if let Verdict::Refuses(why) = verdict {
+            self.refuses(why, &id, now);
+            return;
+        }
+        let answered = !matches!(verdict, Verdict::Later { .. } | Verdict::Final("bad_request", _));
+        self.bad_requests = match &verdict {
+            Verdict::Final("bad_request", _) => self.bad_requests.saturating_add(1),
+            _ if answered => 0,
+            _ => self.bad_requests,
+        };
+        self.answered |= answered;
+        if !self.answered
+            && self.bad_requests > limits::ANNOTATOR_BAD_REQUESTS
+            && let Verdict::Final(_, why) = verdict
+        {
+            self.refuses(format!("{why} (does [annotator] ask in a way it takes?)"), &id, now);
+            return;
+        }
+        self.refused = None;
+        // What did not get there, or could not be read here, is no request's fault.
+        let faultless = matches!(ended, Ended::Unreachable(_) | Ended::NoStore(_));
+        let free = bill == Bill::Nothing;
+        match &verdict {
+            Verdict::Later { after, pushed_back, .. } if *pushed_back => {
+                self.pace.pushed_back(flight.sent, now, *after);
+            }
+            Verdict::Later { .. } => {}
+            _ if matches!(ended, Ended::Gone) => {}
+            _ => self.pace.answered(flight.sent, now, self.flights.len()),
+        }
+        self.decide(&id, verdict, now, (faultless, free));
+    }
+
+    /// The key, the model or the account: no request is to blame, and all wait.
+    fn refuses(&mut self, why: String, id: &str, now: Instant) {
+        if self.refused.as_ref().is_none_or(|(before, _)| *before != why) {
+            tracing::error!("the annotator's endpoint refuses: {why}");
+        }
+        let since = self.refused.take().map_or(now, |(_, since)| since);
+        self.refused = Some((why, since));
+        self.pace.goes_down(now);
+        // Another request is tried before it: it may be this one alone that is refused.
+        self.again(id, now, limits::ANNOTATOR_DOWN_WAIT.0, true);
+    }
+
+    fn again(&mut self, id: &str, now: Instant, wait: Duration, not_counted: bool) {
+        let Some(open) = self.open.get_mut(id) else { return };
+        if not_counted {
+            open.tries = open.tries.saturating_sub(1);
+        }
+        self.queue.again(now + wait, open.job.clone());
+    }
+
+    /// `faultless`: the request has no part in it; `free`: the try has cost nothing.
+    fn decide(
+        &mut self,
+        id: &str,
+        verdict: Verdict<Said>,
+        now: Instant,
+        (faultless, free): (bool, bool),
+    ) {
+        let Some(open) = self.open.get_mut(id) else { return };
+        match verdict {
+            Verdict::Answer(said) => self.close(id, Ok(said)),
+            Verdict::Final(outcome, why) => {
+                tracing::debug!(request_id = id, outcome, "no answer: {why}");
+                self.close(id, Err(outcome));
+            }
+            Verdict::Differently(change, outcome, why) => {
+                let done = match change {
+                    Change::Repair => &mut open.how.repair,
+                    Change::Longer => &mut open.how.longer,
+                    Change::Plain => &mut open.how.plain,
+                };
+                if std::mem::replace(done, true) {
+                    tracing::debug!(request_id = id, outcome, "no answer: {why}");
+                    self.close(id, Err(outcome));
+                } else {
+                    self.again(id, now, Duration::ZERO, false);
+                }
+            }
+            Verdict::Later { outcome, why, after, .. } => {
+                let tries = open.tries;
+                // A try that may have cost counts, however the endpoint is.
+                let (was_down, down) = (self.pace.is_down(), self.pace.failed(now));
+                if down && !was_down {
+                    tracing::warn!("the annotator's endpoint is down: {why}");
+                }
+                self.at.failure = Some(why.clone());
+                let spared = faultless || (down && free);
+                // A request that was put off is tried once each time.
+                let most = if open.put_off == 0 { self.config.attempts } else { 1 };
+                if tries >= most && !spared {
+                    self.put_off(id, outcome, &why, now);
+                    return;
+                }
+                let dice = Dice::of(id, "backoff").number(tries as usize) as f64 / u64::MAX as f64;
+                self.again(id, now, backoff(tries, after, dice), spared);
+            }
+            Verdict::Refuses(_) => {}
+        }
+    }
+
+    /// It is asked again in minutes or hours, unless it was put off often enough: then the failure
+    /// is its outcome.
+    fn put_off(&mut self, id: &str, outcome: &'static str, why: &str, now: Instant) {
+        let Some(open) = self.open.get_mut(id) else { return };
+        if open.put_off >= self.patience.times {
+            tracing::warn!(request_id = id, outcome, "no answer, and it is given up: {why}");
+            self.close(id, Err(outcome));
+            return;
+        }
+        (open.put_off, open.tries) = (open.put_off + 1, 0);
+        let dice = Dice::of(id, "put off").number(open.put_off as usize) as f64 / u64::MAX as f64;
+        let wait = self.patience.wait(open.put_off, dice);
+        let seconds = wait.as_secs();
+        tracing::warn!(request_id = id, outcome, "no answer, and put off for {seconds} s: {why}");
+        let failure = Failure {
+            row: row(&self.config, &self.prompts, &self.known, open, Err(outcome)),
+            times: open.put_off,
+            again_at: now_us() + i64::try_from(wait.as_micros()).unwrap_or(i64::MAX / 2),
+        };
+        self.queue.put_off(now + wait, open.job.clone());
+        if let Err(error) = failures::write(&self.store, &failure) {
+            tracing::warn!("{error:#}: the next start asks again at once");
+        }
+        self.failures.insert(id.to_owned(), failure);
+    }
+
+    /// A request has ended: its outcome is written down.
+    pub(super) fn close(&mut self, id: &str, said: Result<Said, &'static str>) {
+        let Some(open) = self.open.get_mut(id) else { return };
+        // It is neither asked again nor given up from here on.
+        open.tries = u32::MAX;
+        let row = row(&self.config, &self.prompts, &self.known, open, said);
+        self.write(Box::new(row));
+    }
+
+    fn write(&mut self, row: Box<AnnotationRow>) {
+        self.writing += 1;
+        let (store, told) = (self.store.clone(), self.told.clone());
+        self.runtime.spawn_blocking(move || {
+            let result = journal::write(&store, &row).map_err(|error| format!("{error:#}"));
+            let _ = told.send(Told::Written(row, result));
+        });
+    }
+
+    pub(super) fn written(&mut self, row: AnnotationRow, result: Result<(), String>) {
+        self.writing -= 1;
+        if let Err(why) = result {
+            // It is paid for, and must not be lost: the store has tried for minutes already.
+            tracing::error!("{why}: an answer waits for the store");
+            self.write(Box::new(row));
+            return;
+        }
+        if self.failures.remove(&row.request_id).is_some()
+            && let Err(error) = failures::remove(&self.store, &row.request_id)
+        {
+            tracing::warn!("{error:#}: the next start removes it");
+        }
+        let open = self.open.remove(&row.request_id);
+        if open.as_ref().is_some_and(|open| open.describe_id.is_some()) {
+            self.at.pairs -= 1;
+            self.at.pairs_ended += 1;
+        }
+        if row.task == DESCRIBE {
+            let parts = Description::of_parts(&row.instructions).filter(|_| row.outcome == "ok");
+            let failed = parts.is_none();
+            match parts {
+                Some(description) => self.hold(row.request_id.clone(), description),
+                None => drop(self.known.insert(row.request_id.clone(), Known::Failed)),
+            }
+            for id in open.into_iter().flat_map(|open| open.waiting) {
+                match self.open.get(&id).map(|open| open.job.clone()) {
+                    Some(_) if failed => self.close(&id, Err("no_description")),
+                    Some(job) => self.enqueue(job),
+                    None => {}
+                }
+            }
+        }
+        self.at.outcomes += 1;
+        self.handed_out.insert(row.request_id.clone());
+        // Whoever took them has ended, and so will this.
+        let _ = self.handed.send(row);
+    }
+}
