@@ -91,6 +91,7 @@ pub fn settings(config: &Config) -> anyhow::Result<Settings> {
         triplets: Arc::new(TripletOptions {
             keep: config.triplets.keep,
             models: vec![model.clone()],
+            rules: Arc::new(config.filter.clone()),
         }),
         model: Arc::new(model),
         book,
@@ -251,12 +252,7 @@ pub fn in_force(config: &Config, settings: &Settings) -> Map<String, Value> {
         "hard_negatives": mining.hard_negatives,
         "keep": config.triplets.keep,
         "annotator": annotator_in_force(config, &settings.model),
-        "filter": {
-            "words_min": config.filter.words_min,
-            "words_max": config.filter.words_max,
-            "instructions_min": config.filter.instructions_min,
-            "overlap_max": config.filter.overlap_max,
-        },
+        "filter": config.filter,
     });
     if config.filter.labels != Filter::default().labels {
         let labels = config.filter.labels.iter().map(|label| label.as_str());

@@ -296,6 +296,17 @@ fn check_answers(
         }
         answer.instructions = passing.iter().map(|&i| answer.instructions[i].clone()).collect();
         answer.audits = passing.iter().filter_map(|&i| answer.audits.get(i).cloned()).collect();
+        let caption = target.caption.as_deref();
+        let leaks = filter::leaks(&answer, caption, &config.filter).into_iter().map(|(at, ..)| at);
+        for at in leaks.rev() {
+            answer.instructions.remove(at);
+            if at < answer.audits.len() {
+                answer.audits.remove(at);
+            }
+        }
+        if answer.instructions.len() < config.filter.instructions_min {
+            continue;
+        }
         let key: (Arc<str>, Arc<str>) =
             (query.image_id.as_str().into(), target.image_id.as_str().into());
         let better = chosen

@@ -12,7 +12,7 @@ const IMAGES: usize = 70;
 #[test]
 fn a_triplet_is_traced_to_its_messages_scores_and_answer() {
     let place = Place::new();
-    let filter = "[filter]\nwords_min = 6\ninstructions_min = 1\n";
+    let filter = "[filter]\nwords_min = 6\ninstructions_min = 1\nleak_max = 1.0\n";
     place.configure("tables", &format!("[epoch]\nrows = 30\nlinger = \"50 ms\"\n{filter}"));
     let mut log = place.log();
     log.send(scenes::scenes(IMAGES, SEED).map(Message::from));
@@ -70,7 +70,7 @@ fn a_triplet_is_traced_to_its_messages_scores_and_answer() {
     for words in [id, &triplet.instructions[0], label, &format!("offset {offset}"), "too_short"] {
         assert!(said.contains(words), "no {words:?} in:\n{said}");
     }
-    for bad in ["", "nobody", &id.to_uppercase(), &format!("{id}0"), &triplet.query_id] {
+    for bad in ["", "nobody", &id.to_uppercase(), &format!("{id}{id}0"), &triplet.query_id] {
         let said = place.everpair("tables", &["explain", bad]).ended(2);
         said.says("is no triplet id: that is 32 of 0-9 a-f");
     }

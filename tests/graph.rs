@@ -59,8 +59,8 @@ fn settings_of(config: &str, keep: Keep) -> Settings {
     );
     let config = Config::parse(&text).expect("a good config");
     let settings = settings::settings(&config).expect("with settings");
-    let models = settings.triplets.models.clone();
-    Settings { triplets: Arc::new(TripletOptions { keep, models }), ..settings }
+    let triplets = TripletOptions { keep, ..TripletOptions::clone(&settings.triplets) };
+    Settings { triplets: Arc::new(triplets), ..settings }
 }
 
 #[derive(Clone, Debug)]

@@ -28,7 +28,7 @@ fn loaded() -> Place {
     let place = Place::new();
     place.configure(
         NAME,
-        "[epoch]\nrows = 30\nlinger = \"50 ms\"\n[filter]\nwords_min = 6\ninstructions_min = 1\n",
+        "[epoch]\nrows = 30\nlinger = \"50 ms\"\n[filter]\nwords_min = 6\ninstructions_min = 1\nleak_max = 1.0\n",
     );
     let mut log = place.log();
     log.send(

@@ -19,7 +19,15 @@ use timely::dataflow::{
     operators::{generic::Operator, vec::Map},
 };
 
+use self::words::Words;
 use crate::{flow::Answer, quick::QuickMap};
+
+mod language;
+mod leak;
+mod phrases;
+mod words;
+
+pub use leak::{leaks, unleaked};
 
 /// Most times that one word may stand in a row.
 const WORD_RUN_MAX: usize = 2;
@@ -58,7 +66,8 @@ pub fn filter<'s>(
     (accepted.as_collection(), rejects)
 }
 
-/// What is left of an answer, if enough is, and why the rest is not.
+/// What is left of an answer, if enough is, and why the rest is not: one row for each instruction
+/// that fails, whether or not the others are enough.
 pub fn accept(answer: Arc<Answer>, rules: &Filter) -> (Option<Arc<Answer>>, Vec<RejectRow>) {
     let id = &answer.request_id;
     if !answer.ok {
@@ -66,24 +75,29 @@ pub fn accept(answer: Arc<Answer>, rules: &Filter) -> (Option<Arc<Answer>>, Vec<
         return (None, vec![RejectRow::answer(Reason::NoAnswer, detail, id)]);
     }
     let (passing, failures) = judge(&answer, rules);
-    if passing.len() < rules.instructions_min {
+    let mut rows = Vec::new();
+    let enough = passing.len() >= rules.instructions_min;
+    if !enough {
         let (n, min) = (passing.len(), rules.instructions_min);
         let detail = format!("{n} usable instructions, fewer than {min}");
-        let mut rows = vec![RejectRow::answer(Reason::TooFewInstructions, detail, id)];
-        rows.extend(failures.into_iter().map(|(i, reason, detail)| {
-            RejectRow::answer(reason, format!("instruction {}: {detail}", i + 1), id)
-        }));
-        return (None, rows);
+        rows.push(RejectRow::answer(Reason::TooFewInstructions, detail, id));
     }
-    if passing.len() == answer.instructions.len() {
-        return (Some(answer), Vec::new());
+    rows.extend(failures.into_iter().map(|(i, reason, detail)| {
+        RejectRow::answer(reason, format!("instruction {}: {detail}", i + 1), id)
+    }));
+    if rows.is_empty() {
+        return (Some(answer), rows);
     }
-    let mut fit = Arc::unwrap_or_clone(answer);
-    let audits = std::mem::take(&mut fit.audits);
-    fit.audits = passing.iter().filter_map(|&i| audits.get(i).cloned()).collect();
-    let texts = std::mem::take(&mut fit.instructions);
-    fit.instructions = passing.iter().map(|&i| texts[i].clone()).collect();
-    (Some(Arc::new(fit)), Vec::new())
+    (enough.then(|| Arc::new(keep(Arc::unwrap_or_clone(answer), &passing))), rows)
+}
+
+/// An answer with these of its instructions, and their audits.
+fn keep(mut answer: Answer, indices: &[usize]) -> Answer {
+    let audits = std::mem::take(&mut answer.audits);
+    answer.audits = indices.iter().filter_map(|&i| audits.get(i).cloned()).collect();
+    let texts = std::mem::take(&mut answer.instructions);
+    answer.instructions = indices.iter().map(|&i| texts[i].clone()).collect();
+    answer
 }
 
 /// The instructions that pass, by index, and those that fail, each for its first reason.
@@ -105,7 +119,9 @@ pub fn judge(answer: &Answer, rules: &Filter) -> (Vec<usize>, Vec<Failure>) {
         set.sort_unstable();
         set.dedup();
         let failure = wrong_length(words.len(), rules)
-            .or_else(|| meta_phrase(text, words))
+            .or_else(|| few_letters(text, rules))
+            .or_else(|| language::other(text, rules))
+            .or_else(|| phrases::meta_phrase(text, words))
             .or_else(|| repeats_itself(text, &numbered))
             .or_else(|| repeats_another(&numbered, &set, &kept, rules))
             .or_else(|| not_published(answer.audits.get(i), rules));
@@ -120,82 +136,6 @@ pub fn judge(answer: &Answer, rules: &Filter) -> (Vec<usize>, Vec<Failure>) {
     (passing, failures)
 }
 
-/// Lower-case words without punctuation. A letter of a script that sets no spaces (Han, kana) is
-/// a word, so that lengths and overlaps mean something there too.
-struct Words {
-    /// All of them, one behind the other.
-    text: String,
-    /// Where each ends.
-    ends: Vec<usize>,
-}
-
-impl Words {
-    fn of(text: &str) -> Words {
-        let mut words = Words { text: String::with_capacity(text.len()), ends: Vec::new() };
-        for c in text.chars() {
-            if c.is_ascii() {
-                words.take(c.to_ascii_lowercase());
-            } else {
-                c.to_lowercase().for_each(|c| words.take(c));
-            }
-        }
-        words.end();
-        words
-    }
-
-    fn begin(&self) -> usize {
-        self.ends.last().copied().unwrap_or(0)
-    }
-
-    fn take(&mut self, c: char) {
-        let spaceless = matches!(c, '\u{3040}'..='\u{30ff}' | '\u{3400}'..='\u{9fff}');
-        let apostrophe = matches!(c, '\'' | '’') && self.text.len() > self.begin();
-        if c.is_alphanumeric() && !spaceless {
-            self.text.push(c);
-        } else if apostrophe {
-            self.text.push('\'');
-        } else {
-            self.end();
-            if spaceless {
-                self.text.push(c);
-                self.ends.push(self.text.len());
-            }
-        }
-    }
-
-    fn end(&mut self) {
-        let word = self.text[self.begin()..].trim_end_matches('\'').len();
-        self.text.truncate(self.begin() + word);
-        if word > 0 {
-            self.ends.push(self.text.len());
-        }
-    }
-
-    fn len(&self) -> usize {
-        self.ends.len()
-    }
-
-    /// The word at a place; past the last one there is an empty one.
-    fn get(&self, at: usize) -> &str {
-        let Some(&end) = self.ends.get(at) else { return "" };
-        let begin = if at == 0 { 0 } else { self.ends[at - 1] };
-        &self.text[begin..end]
-    }
-
-    fn iter(&self) -> impl Iterator<Item = &str> {
-        (0..self.len()).map(|at| self.get(at))
-    }
-
-    fn begins(&self, from: usize, phrase: &[&str]) -> bool {
-        phrase.iter().enumerate().all(|(i, word)| is(self.get(from + i), word))
-    }
-}
-
-/// Whether the two are one word; most are seen not to be by their first letters.
-fn is(a: &str, b: &str) -> bool {
-    a.as_bytes().first() == b.as_bytes().first() && a == b
-}
-
 fn wrong_length(n: usize, rules: &Filter) -> Option<(Reason, String)> {
     if n < rules.words_min {
         return Some((Reason::TooShort, format!("{n} words, fewer than {}", rules.words_min)));
@@ -204,6 +144,19 @@ fn wrong_length(n: usize, rules: &Filter) -> Option<(Reason, String)> {
         return Some((Reason::TooLong, format!("{n} words, more than {}", rules.words_max)));
     }
     None
+}
+
+fn few_letters(text: &str, rules: &Filter) -> Option<(Reason, String)> {
+    let (mut letters, mut all) = (0_usize, 0_usize);
+    for c in text.chars().filter(|c| !c.is_whitespace()) {
+        letters += usize::from(c.is_alphanumeric());
+        all += 1;
+    }
+    let share = letters as f64 / all.max(1) as f64;
+    (share < rules.letters_min).then(|| {
+        let detail = format!("{share:.2} of it is letters and digits, less than");
+        (Reason::FewLetters, format!("{detail} {:.2}", rules.letters_min))
+    })
 }
 
 fn repeats_itself(text: &str, words: &[u32]) -> Option<(Reason, String)> {
@@ -272,142 +225,6 @@ fn not_published(audit: Option<&Audit>, rules: &Filter) -> Option<(Reason, Strin
             format!("{label}: target's rank by text {text}, by image {image}, by both {both}");
         (Reason::Audit, detail)
     })
-}
-
-/// Words that, before "image" and its like, speak of the task and not of what is shown.
-const POSITIONS: [&str; 19] = [
-    "first",
-    "second",
-    "left",
-    "right",
-    "source",
-    "target",
-    "reference",
-    "query",
-    "original",
-    "other",
-    "next",
-    "previous",
-    "given",
-    "two",
-    "both",
-    "these",
-    "former",
-    "latter",
-    "input",
-];
-const PICTURES: [&str; 10] = [
-    "image",
-    "images",
-    "picture",
-    "pictures",
-    "photo",
-    "photos",
-    "photograph",
-    "photographs",
-    "pic",
-    "pics",
-];
-/// Anywhere in the text.
-const ANYWHERE: [&[&str]; 20] = [
-    &["compared", "to"],
-    &["compared", "with"],
-    &["in", "contrast", "to"],
-    &["as", "an", "ai"],
-    &["language", "model"],
-    &["i'm", "sorry"],
-    &["i", "am", "sorry"],
-    &["i'm", "unable"],
-    &["i", "am", "unable"],
-    &["i'm", "not", "able"],
-    &["i", "can't"],
-    &["i", "cannot"],
-    &["i", "can", "not"],
-    &["cannot", "assist"],
-    &["cannot", "determine"],
-    &["can't", "determine"],
-    &["the", "images"],
-    &["image", "on", "the", "left"],
-    &["image", "on", "the", "right"],
-    &["text", "query"],
-];
-/// At the beginning only, where an assistant announces its answer.
-const AT_START: [&[&str]; 9] = [
-    &["sure"],
-    &["certainly"],
-    &["of", "course"],
-    &["here", "is", "the"],
-    &["here", "is", "an"],
-    &["here", "are"],
-    &["here's", "the"],
-    &["here's", "an"],
-    &["instruction"],
-];
-/// Marks of JSON, markdown and a model's inner monologue.
-const MARKUP: [&str; 6] = ["```", "**", "<think", "</think", "\":", "\\n"];
-
-/// Which phrases begin with a word that begins with this letter: a bit each. Hardly any word begins
-/// many, and answers are judged by the hundred thousand.
-const fn first_letters<const N: usize>(phrases: &[&[&str]; N]) -> [u32; 256] {
-    let (mut letters, mut at) = ([0; 256], 0);
-    while at < N {
-        letters[phrases[at][0].as_bytes()[0] as usize] |= 1 << at;
-        at += 1;
-    }
-    letters
-}
-
-const ANYWHERE_LETTERS: [u32; 256] = first_letters(&ANYWHERE);
-
-/// The first phrase that stands at this place of the words.
-fn phrase_at(words: &Words, at: usize) -> Option<&'static [&'static str]> {
-    let first = words.get(at).as_bytes().first()?;
-    let mut of_letter = ANYWHERE_LETTERS[usize::from(*first)];
-    while of_letter != 0 {
-        let phrase = ANYWHERE[of_letter.trailing_zeros() as usize];
-        if words.begins(at, phrase) {
-            return Some(phrase);
-        }
-        of_letter &= of_letter - 1;
-    }
-    None
-}
-
-/// What each of [`MARKUP`] has in it.
-const MARKS: [char; 5] = ['`', '*', '<', '"', '\\'];
-
-fn meta_phrase(text: &str, words: &Words) -> Option<(Reason, String)> {
-    let meta = |phrase: String| Some((Reason::MetaPhrase, phrase));
-    let mark = || MARKUP.iter().find(|mark| text.contains(**mark));
-    if text.contains(MARKS)
-        && let Some(mark) = mark()
-    {
-        return meta(format!("markup {mark:?}"));
-    }
-    if text.trim_start().starts_with(['{', '[']) {
-        return meta("a fragment of JSON".into());
-    }
-    if let Some(phrase) = AT_START.iter().find(|phrase| words.begins(0, phrase)) {
-        return meta(format!("begins with {:?}", phrase.join(" ")));
-    }
-    for (i, word) in words.iter().enumerate() {
-        if let Some(phrase) = phrase_at(words, i) {
-            return meta(format!("says {:?}", phrase.join(" ")));
-        }
-        let next = words.get(i + 1);
-        let one_of = |list: &[&str], word| list.iter().any(|other| is(word, other));
-        let numbered = matches!(next, "1" | "2" | "b") && one_of(&PICTURES, word);
-        let joined = matches!(word, "image1" | "image2");
-        if numbered || joined || one_of(&PICTURES, next) && one_of(&POSITIONS, word) {
-            // Both words are from the lists above: nothing of the answer is quoted.
-            return meta(format!("says {:?}", format!("{word} {next}").trim_end()));
-        }
-    }
-    // The letters only as capitals: "an image a child drew" is fine.
-    if text.contains('I') && (text.contains("Image A") || text.contains("Image B")) {
-        return meta("says \"Image A\" or \"Image B\"".into());
-    }
-    None
 }
 
 #[cfg(test)]

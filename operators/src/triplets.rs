@@ -7,7 +7,13 @@
 use std::{collections::HashMap, sync::Arc};
 
 use differential_dataflow::{AsCollection, VecCollection, consolidation::consolidate};
-use schemas::{Channel, ContentId, Epoch, config::Keep, shard_of, tables::TripletRow, triplet_id};
+use schemas::{
+    Channel, ContentId, Epoch,
+    config::{Filter, Keep},
+    shard_of,
+    tables::TripletRow,
+    triplet_id,
+};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -30,6 +36,8 @@ pub struct TripletOptions {
     /// The configured models, the preferred one first. Answers of other models in the memo count
     /// too, after all of these and in order of their names.
     pub models: Vec<ModelId>,
+    /// Rules on instructions, for those that depend on captions as they are now.
+    pub rules: Arc<Filter>,
 }
 
 impl TripletOptions {

@@ -26,7 +26,16 @@ type Asked = (ContentId, Option<Arc<str>>);
 
 const IMAGES: u8 = 6;
 const CONTENTS: u8 = 5;
-const CAPTIONS: [Option<&str>; 4] = [None, Some("a"), Some(" a "), Some("b")];
+/// What the last caption says and [`LEAK`] says too.
+const TOLD: usize = 4;
+const CAPTIONS: [Option<&str>; 5] = [
+    None,
+    Some("a"),
+    Some(" a "),
+    Some("b"),
+    Some("A brown dog runs along the sunny beach at noon"),
+];
+const LEAK: &str = "show a brown dog, it runs on a sunny beach";
 /// Name, whether it reads captions, whether it is configured (in this order).
 const MODELS: [(&str, bool, bool); 4] = [
     ("zeta", false, true),
@@ -65,7 +74,8 @@ struct Said {
     captions: (usize, usize),
     model: usize,
     prompt_version: i32,
-    /// 0 fails, 1 is unusable, 2 loses one instruction, else all pass.
+    /// 0 fails, 1 is unusable, 2 loses one instruction, else all pass; of 4 and 5 one leaks, and
+    /// then 5 has too few.
     quality: u8,
     text: u8,
     new: bool,
@@ -86,7 +96,7 @@ fn options(keep: Keep) -> TripletOptions {
         prompt_version: 2,
         reads_captions: m.1,
     };
-    TripletOptions { keep, models: configured.map(model).collect() }
+    TripletOptions { keep, models: configured.map(model).collect(), rules: Arc::default() }
 }
 
 fn asking() -> ModelId {
@@ -105,6 +115,8 @@ impl Said {
             0 => vec![],
             1 => vec!["short", good[0], good[1]],
             2 => vec![good[0], "short", good[1], good[2]],
+            4 => vec![good[0], good[1], LEAK, good[2]],
+            5 => vec![LEAK, good[0], good[1]],
             _ => good.to_vec(),
         };
         let audit = |i: usize| Audit {
@@ -126,14 +138,18 @@ impl Said {
         }
     }
 
-    /// As the filter should leave it.
-    fn accepted(&self) -> Option<Answer> {
+    /// As the rules should leave it for a target with this caption.
+    fn accepted(&self, caption: usize) -> Option<Answer> {
         let mut answer = self.answer();
-        if self.quality == 2 {
-            answer.instructions.remove(1);
-            answer.audits.remove(1);
-        }
-        (self.quality >= 2).then_some(answer)
+        let left_out = match (self.quality, caption == TOLD) {
+            (0 | 1, _) | (5, true) => return None,
+            (2, _) => 1,
+            (4, true) => 2,
+            _ => return Some(answer),
+        };
+        answer.instructions.remove(left_out);
+        answer.audits.remove(left_out);
+        Some(answer)
     }
 
     /// Whether it speaks of these captions.
@@ -216,20 +232,36 @@ impl Model {
                     said.contents == (q_content, t_content)
                         && said.holds(CAPTIONS[q_caption], CAPTIONS[t_caption])
                 });
-                let mut accepted: Vec<_> =
-                    counts.filter_map(|s| s.accepted().map(|a| (s.model, a))).collect();
-                // Configured ones stand first in MODELS, the others there by name.
-                accepted.sort_by(|(a_model, a), (b_model, b)| {
+                let accepted =
+                    counts.filter_map(|s| Some((s.model, s.accepted(0)?, s.accepted(t_caption)?)));
+                let mut accepted: Vec<_> = accepted.collect();
+                // Configured ones stand first in MODELS, the others there by name; of two answers
+                // to one request it is by what both say before captions are looked at.
+                accepted.sort_by(|(a_model, a, _), (b_model, b, _)| {
                     let by_id = || a.request_id.cmp(&b.request_id).then_with(|| a.cmp(b));
                     let newest = || b.prompt_version.cmp(&a.prompt_version);
                     a_model.cmp(b_model).then_with(newest).then_with(by_id)
                 });
-                if let Some((_, best)) = accepted.into_iter().next() {
+                if let Some((.., best)) = accepted.into_iter().next() {
                     chosen.insert((id(q), id(t)), best);
                 }
             }
         }
         chosen
+    }
+
+    /// Answers that hold, and give away what their target's caption says.
+    fn leaks(&self) -> usize {
+        let mined: BTreeMap<u8, usize> = self.mined_images().into_values().collect();
+        let leaks = |said: &&Said| {
+            let captions = (mined.get(&said.contents.0), mined.get(&said.contents.1));
+            let (Some(&query), Some(&target)) = captions else { return false };
+            (4..=5).contains(&said.quality)
+                && target == TOLD
+                && said.contents.0 != said.contents.1
+                && said.holds(CAPTIONS[query], CAPTIONS[target])
+        };
+        self.said.iter().filter(leaks).count()
     }
 
     fn triplets(&self, keep: Keep) -> BTreeSet<Triplet> {
@@ -439,7 +471,7 @@ fn op() -> impl Strategy<Value = Op> {
     let image = 0..IMAGES;
     let pair = (0..IMAGES, 0..IMAGES);
     prop_oneof![
-        4 => (image.clone(), 0..CONTENTS, 0..CAPTIONS.len())
+        4 => (image.clone(), 0..CONTENTS, prop_oneof![2 => 0..CAPTIONS.len(), 1 => Just(TOLD)])
             .prop_map(|(image, content, caption)| Op::Put { image, content, caption }),
         1 => image.prop_map(|image| Op::Remove { image }),
         4 => (pair.clone(), 0..8u8)
@@ -477,16 +509,18 @@ proptest! {
 fn histories_are_not_idle() {
     use proptest::strategy::ValueTree;
     let mut runner = proptest::test_runner::TestRunner::deterministic();
-    let (mut watched, mut unmined, mut requests) = (0, 0, 0);
+    let (mut watched, mut unmined, mut requests, mut leaks) = (0, 0, 0, 0);
     for _ in 0..50 {
         let mut state = Model::default();
         let history = history().new_tree(&mut runner).expect("no filters").current();
         history.iter().flatten().for_each(|op| state.apply(op));
         watched += state.watched().len();
+        leaks += state.leaks();
         unmined += state.triplets(Keep::Annotated).len() - state.triplets(Keep::Mined).len();
         requests += state.requests().len();
     }
     assert!(watched > 100 && unmined > 50 && requests > 50, "{watched} {unmined} {requests}");
+    assert!(leaks > 12, "{leaks} leaks");
 }
 
 fn triplet() -> Triplet {

@@ -7,6 +7,7 @@ mod annotator;
 mod audit;
 mod channels;
 mod fetch;
+mod filter;
 
 use std::{collections::BTreeMap, fmt, net::SocketAddr, path::PathBuf, time::Duration};
 
@@ -17,6 +18,7 @@ pub use self::{
     audit::{Audit, Label},
     channels::{ChannelConfig, Channels},
     fetch::{Fetch, Scheme},
+    filter::{Filter, LANGUAGES},
 };
 use crate::{Channel, limits, message::KeySource, secret::Shown};
 
@@ -244,34 +246,6 @@ impl Default for Screen {
     }
 }
 
-/// `[filter]`: rules on instructions.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Filter {
-    /// Fewest words of an instruction.
-    pub words_min: usize,
-    /// Most words of an instruction.
-    pub words_max: usize,
-    /// Fewest instructions that must pass for a pair to become a triplet.
-    pub instructions_min: usize,
-    /// Two instructions whose words overlap more (Jaccard) are one.
-    pub overlap_max: f64,
-    /// Labels of audits that an instruction may have.
-    pub labels: Vec<Label>,
-}
-
-impl Default for Filter {
-    fn default() -> Self {
-        Filter {
-            words_min: 3,
-            words_max: 60,
-            instructions_min: 3,
-            overlap_max: 0.9,
-            labels: Label::ALL.to_vec(),
-        }
-    }
-}
-
 /// `[epoch]`: whichever comes first cuts.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -424,16 +398,7 @@ impl Config {
         range("[service] epochs_kept", self.service.epochs_kept, 1, 1_000_000)?;
         self.check_lists()?;
         self.screen.check()?;
-        within("[filter] overlap_max", self.filter.overlap_max, 0.0, 1.0)?;
-        range("[filter] words_max", self.filter.words_max, 1, 10_000)?;
-        range("[filter] words_min", self.filter.words_min, 0, self.filter.words_max)?;
-        range("[filter] instructions_min", self.filter.instructions_min, 1, 20)?;
-        if self.filter.labels.is_empty() {
-            let all = Label::ALL.map(Label::as_str).join(", ");
-            return Err(Invalid(format!(
-                "[filter] labels = []: nothing is published without one of {all}"
-            )));
-        }
+        self.filter.check()?;
         range("[screen] encoded_bytes_max", self.screen.encoded_bytes_max, 1, 1 << 30)
     }
 

@@ -105,6 +105,13 @@ reasons! {
     MetaPhrase => (Filter, "meta_phrase"),
     /// An instruction's audit has a label that the config does not publish.
     Audit => (Filter, "audit"),
+    /// An instruction is made of other characters than letters and digits.
+    FewLetters => (Filter, "few_letters"),
+    /// An instruction is in a language that the config does not list.
+    OtherLanguage => (Filter, "other_language"),
+    /// An instruction says what the target's caption says. Captions change, so that this is no row
+    /// of `rejects`: it holds while the caption does.
+    TargetLeak => (Filter, "target_leak"),
 }
 
 impl Stage {

@@ -390,11 +390,9 @@ fn rejects_of(row: &AnnotationRow, settings: &Settings) -> Vec<Reject> {
         return vec![reject(Reason::NoAnswer, Some(&row.request_id), None)];
     }
     let (passing, failures) = judge(&Answer::from(row), &settings.filter);
-    if passing.len() >= settings.filter.instructions_min {
-        return Vec::new();
-    }
+    let too_few = passing.len() < settings.filter.instructions_min;
     let failed = failures.into_iter().map(|(_, reason, _)| reason);
-    let reasons = [Reason::TooFewInstructions].into_iter().chain(failed);
+    let reasons = too_few.then_some(Reason::TooFewInstructions).into_iter().chain(failed);
     reasons.map(|reason| reject(reason, Some(&row.request_id), None)).collect()
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::*;
+use super::{phrases::*, *};
 
 fn words(text: &str) -> Vec<String> {
     let mut words = vec![String::new()];
@@ -26,6 +26,14 @@ fn run<T: PartialEq>(items: &[T]) -> usize {
     items.chunk_by(|a, b| a == b).map(<[T]>::len).max().unwrap_or(0)
 }
 
+/// Of letters and digits among what is no blank.
+fn share(text: &str) -> f64 {
+    let text: String = text.split_whitespace().collect();
+    let other = text.chars().filter(|c| !c.is_alphanumeric()).count();
+    let all = text.chars().count();
+    if all == 0 { 0.0 } else { (all - other) as f64 / all as f64 }
+}
+
 fn is_meta(text: &str, words: &[String]) -> bool {
     let begins = |words: &[String], phrase: &[&str]| {
         words.len() >= phrase.len() && words.iter().zip(phrase).all(|(a, b)| a == b)
@@ -43,6 +51,28 @@ fn is_meta(text: &str, words: &[String]) -> bool {
         })
         || text.contains("Image A")
         || text.contains("Image B")
+}
+
+fn is_foreign(text: &str, rules: &Filter) -> bool {
+    let letters: Vec<char> = text.chars().filter(|c| c.is_alphabetic()).collect();
+    let latin = |c: &&char| matches!(**c as u32, 0..0x250 | 0x1e00..0x1f00);
+    let others = letters.len() - letters.iter().filter(latin).count();
+    let told = letters.len() >= 30 || others >= 4 && 2 * others > letters.len();
+    let listed: BTreeSet<&str> = rules.languages.iter().map(String::as_str).collect();
+    told && !listed.is_empty() && !listed.contains(language::code(whichlang::detect_language(text)))
+}
+
+/// The instructions that give the target's caption away.
+pub fn leaking(answer: &Answer, caption: Option<&str>, rules: &Filter) -> Vec<usize> {
+    let set = |text: &str| -> BTreeSet<String> {
+        words(text).into_iter().filter(|word| !leak::COMMON.contains(&word.as_str())).collect()
+    };
+    let caption = set(caption.unwrap_or_default());
+    let leaks = |at: &usize| {
+        let said = set(&answer.instructions[*at]).intersection(&caption).count() as f64;
+        caption.len() >= 6 && said / caption.len() as f64 > rules.leak_max
+    };
+    (0..answer.instructions.len()).filter(leaks).collect()
 }
 
 /// The instructions that pass, and of each other one the reason.
@@ -65,6 +95,10 @@ pub fn judged(answer: &Answer, rules: &Filter) -> (Vec<usize>, Vec<(usize, Reaso
             Some(Reason::TooShort)
         } else if words.len() > rules.words_max {
             Some(Reason::TooLong)
+        } else if share(text) < rules.letters_min {
+            Some(Reason::FewLetters)
+        } else if is_foreign(text, rules) {
+            Some(Reason::OtherLanguage)
         } else if is_meta(text, &words) {
             Some(Reason::MetaPhrase)
         } else if run(&words) > WORD_RUN_MAX

@@ -5,7 +5,7 @@ use schemas::{
 };
 use timely::dataflow::operators::{Capture, capture::Extract, vec::ToStream};
 
-use super::*;
+use super::{phrases::*, *};
 
 fn answer(id: &str, instructions: &[&str]) -> Answer {
     let audit = |i: usize| Audit {
@@ -28,7 +28,11 @@ fn answer(id: &str, instructions: &[&str]) -> Answer {
 }
 
 fn reason(text: &str) -> Option<Reason> {
-    let (passing, failures) = judge(&answer("r", &[text]), &Filter::default());
+    reason_by(text, &Filter::default())
+}
+
+fn reason_by(text: &str, rules: &Filter) -> Option<Reason> {
+    let (passing, failures) = judge(&answer("r", &[text]), rules);
     assert_eq!(passing.len() + failures.len(), 1, "every instruction is judged once");
     failures.first().map(|(_, reason, _)| *reason)
 }
@@ -86,9 +90,73 @@ fn each_rule_names_its_reason() {
         ("{\"instructions\": [\"make it brighter\"", Reason::MetaPhrase),
         ("[make it brighter please", Reason::MetaPhrase),
         ("<think>the dog has moved</think>", Reason::MetaPhrase),
+        ("a -- + = # $ b -- c ... ~~ d", Reason::FewLetters),
+        ("is it :-) :-) :-) ;-) red", Reason::FewLetters),
     ] {
         assert_eq!(reason(text), Some(expected), "{text}");
     }
+}
+
+#[test]
+fn another_language_is_left_out_where_there_is_enough_to_tell() {
+    let english = Filter { languages: vec!["en".into()], ..Filter::default() };
+    let asian = Filter { languages: vec!["zh".into(), "ja".into()], ..Filter::default() };
+    for (text, in_english, in_asian) in [
+        ("What does the inside of this car look like?", true, false),
+        ("Gleiches Motiv, aber bei Nacht und mit sehr viel Schnee", false, false),
+        ("la même voiture, mais garée dans un hangar sombre", false, false),
+        ("Bana bunun kırmızı olanını ve karlı halini göster", false, false),
+        ("Покажи ту же собаку", false, false),
+        ("把蓝色方块换成红色圆形", false, true),
+        ("青い四角を赤い丸に変えて", false, true),
+        // Too little to tell, whatever it is.
+        ("schwarz statt rot", true, true),
+        ("has v neck", true, true),
+        ("add an 猫 or two", true, true),
+        ("α and β added", true, true),
+    ] {
+        let reason = |passes: bool| (!passes).then_some(Reason::OtherLanguage);
+        assert_eq!(reason_by(text, &english), reason(in_english), "{text}");
+        assert_eq!(reason_by(text, &asian), reason(in_asian), "{text}");
+        assert_eq!(reason_by(text, &Filter::default()), None, "{text}");
+    }
+    let codes: std::collections::BTreeSet<_> =
+        whichlang::LANGUAGES.into_iter().map(language::code).collect();
+    assert_eq!(codes, schemas::config::LANGUAGES.into_iter().collect(), "what may be listed");
+}
+
+#[test]
+fn an_instruction_that_says_the_targets_caption_leaks() {
+    let caption = "A small white aeroplane in a dark hangar with its engine cover removed";
+    let texts = [
+        "Put it in a hangar with the engine exposed",
+        "the small white aeroplane in its dark hangar, engine cover removed",
+        "this aircraft during maintenance, indoors",
+        "a white aeroplane in a hangar without its engine cover",
+        "What does it look like when it is repaired?",
+    ];
+    let of = |caption: Option<&str>, leak_max: f64| {
+        let rules = Filter { leak_max, ..Filter::default() };
+        let leaks = leaks(&answer("r", &texts), caption, &rules);
+        assert!(leaks.iter().all(|(_, reason, _)| *reason == Reason::TargetLeak));
+        leaks.into_iter().map(|(at, ..)| at).collect::<Vec<_>>()
+    };
+    assert_eq!(of(Some(caption), 0.8), [1]);
+    assert_eq!(of(Some(caption), 0.6), [1, 3], "5 of 8 are said");
+    assert!(of(Some(caption), 1.0).is_empty());
+    assert!(of(None, 0.5).is_empty());
+    assert!(of(Some("white aeroplane, hangar, engine cover"), 0.5).is_empty(), "too few words");
+    let detail = &leaks(&answer("r", &texts), Some(caption), &Filter::default())[0].2;
+    assert_eq!(detail, "says 8 of 8 words of the target's caption, 1.00, more than 0.80");
+    // What is left of the answer, with its audits; and nothing, if that is too little.
+    let (all, rules) = (Arc::new(answer("r", &texts)), Filter::default());
+    let left = unleaked(&all, Some(caption), &rules).expect("four of five");
+    let ranks: Vec<_> = left.audits.iter().map(|a| a.rank_text).collect();
+    assert_eq!((left.instructions.len(), ranks), (4, [0, 2, 3, 4].map(Some).to_vec()));
+    let rules = Filter { instructions_min: 5, ..rules };
+    assert_eq!(unleaked(&all, Some(caption), &rules), None);
+    assert_eq!(unleaked(&all, Some("a plane"), &rules).as_deref(), Some(&all));
+    assert!(leak::COMMON.is_sorted(), "it is searched by halves");
 }
 
 #[test]
@@ -128,7 +196,10 @@ fn an_accepted_answer_keeps_what_passes_with_its_audits() {
     assert_eq!(accepted.instructions, GOOD);
     let ranks: Vec<_> = accepted.audits.iter().map(|a| a.rank_text).collect();
     assert_eq!(ranks, [Some(0), Some(2), Some(3), Some(4)]);
-    assert!(rejects.is_empty());
+    let rejects: Vec<_> = rejects.iter().map(|r| (r.reason.as_str(), r.detail.as_str())).collect();
+    assert_eq!(rejects, [("too_short", "instruction 2: 1 words, fewer than 3")]);
+    let (accepted, rejects) = accept(answer("r", &GOOD).into(), &Filter::default());
+    assert!(accepted.is_some_and(|answer| answer.instructions == GOOD) && rejects.is_empty());
 }
 
 #[test]
@@ -178,7 +249,7 @@ fn piece() -> impl Strategy<Value = String> {
     let known: Vec<String> = lists.into_iter().map(str::to_owned).chain(phrases).collect();
     let other = ["a", "red", "ROT", "İ", "ß", "bike", "don't", "dogs'", "\u{2019}", "Image B", "1"];
     let script = ["红", "换成", "カ", "aaaaaa", "aaaaa", "1111111", "...", "{", "  ", "\n", ""];
-    let common = ["the", "same", "one", "two", "three", "four"];
+    let common = ["the", "same", "one", "two", "three", "four", "eine andere Farbe", "больше"];
     prop_oneof![
         1 => proptest::sample::select(known),
         4 => proptest::sample::select(other.map(str::to_owned).to_vec()),
@@ -195,13 +266,17 @@ proptest! {
     fn each_text_is_judged_as_the_rules_read(
         texts in proptest::collection::vec(proptest::collection::vec(piece(), 0..14), 0..5),
         overlap_max in 0.3..1.0f64,
+        letters_min in 0.0..1.0f64,
+        languages in proptest::sample::select(vec![&[][..], &["en"], &["zh", "ja"], &["en", "de"]]),
         glue in proptest::sample::select(vec![" ", "", "-"]),
         labels in proptest::sample::subsequence(Label::ALL.to_vec(), 1..4),
         said in proptest::collection::vec(proptest::sample::select(Label::ALL.to_vec()), 5),
     ) {
         let texts: Vec<String> = texts.iter().map(|pieces| pieces.join(glue)).collect();
         let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
-        let rules = Filter { overlap_max, words_max: 12, labels, ..Filter::default() };
+        let languages = languages.iter().map(ToString::to_string).collect();
+        let limits = Filter { overlap_max, letters_min, words_max: 12, ..Filter::default() };
+        let rules = Filter { languages, labels, ..limits };
         let mut answer = answer("r", &texts);
         for (audit, label) in answer.audits.iter_mut().zip(said) {
             audit.label = label.as_str().into();
@@ -209,5 +284,21 @@ proptest! {
         let (passing, failures) = judge(&answer, &rules);
         let failing = failures.into_iter().map(|(i, reason, _)| (i, reason)).collect();
         prop_assert_eq!((passing, failing), naive::judged(&answer, &rules));
+    }
+
+    #[test]
+    fn leaks_are_found_as_the_rule_reads(
+        texts in proptest::collection::vec(proptest::collection::vec(piece(), 0..14), 0..5),
+        caption in proptest::option::of(proptest::collection::vec(piece(), 0..14)),
+        leak_max in 0.0..=1.0f64,
+    ) {
+        let texts: Vec<String> = texts.iter().map(|pieces| pieces.join(" ")).collect();
+        let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+        let caption = caption.map(|pieces| pieces.join(" "));
+        let rules = Filter { leak_max, ..Filter::default() };
+        let answer = answer("r", &texts);
+        let found: Vec<usize> =
+            leaks(&answer, caption.as_deref(), &rules).into_iter().map(|(at, ..)| at).collect();
+        prop_assert_eq!(found, naive::leaking(&answer, caption.as_deref(), &rules));
     }
 }

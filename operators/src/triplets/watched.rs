@@ -4,6 +4,9 @@
 //!  answers ─► with the mined image of the query's content ─► with that of the target's ─► best
 //! ```
 //!
+//! The rule on what an instruction gives away of the target's caption is applied here, where the
+//! caption of today is at hand: it takes and gives back instructions as captions change.
+//!
 //! Each step sits with the content that it looks up. Answers are many and change seldom: they are
 //! held once, looked up by what changes, and compared only where several are about one pair.
 
@@ -16,6 +19,7 @@ use serde::{Deserialize, Serialize};
 use super::{Key, TripletOptions};
 use crate::{
     epochs::each_closed,
+    filter::unleaked,
     flow::{Answer, Mined},
     held::{Held, Told, parted},
     quick::QuickMap,
@@ -176,14 +180,18 @@ impl Targets {
     }
 }
 
+/// What counts of the answers about a query and a target with this caption. Instructions that give
+/// away what this target's caption says are left out, and an answer that has too few others.
 fn best(asked: &[Asked], (_, said_t): &Image, options: &TripletOptions) -> Option<Arc<Answer>> {
-    let holds =
-        |asked: &&Asked| options.holds(&asked.answer, asked.query.1.as_deref(), said_t.as_deref());
-    let answers = asked.iter().filter(holds).map(|asked| &asked.answer);
-    let best = answers.min_by_key(|answer| {
+    let said_t = said_t.as_deref();
+    let holds = |asked: &&Asked| options.holds(&asked.answer, asked.query.1.as_deref(), said_t);
+    let fit = asked.iter().filter(holds).filter_map(|asked| {
+        Some((&asked.answer, unleaked(&asked.answer, said_t, &options.rules)?))
+    });
+    let best = fit.min_by_key(|(answer, _)| {
         let (place, newest) = (options.place(&answer.model), Reverse(answer.prompt_version));
         // The last part only decides between two stored outcomes of one request.
         (place, &answer.model, newest, &answer.request_id, *answer)
     });
-    best.cloned()
+    best.map(|(_, fit)| fit.into_owned())
 }
