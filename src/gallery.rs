@@ -5,6 +5,9 @@ use std::fmt::Write as _;
 use base64::Engine as _;
 use kernels::decode::Format;
 
+pub mod command;
+pub mod read;
+
 /// An image on the page.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Picture {
@@ -16,13 +19,39 @@ pub struct Picture {
     pub bytes: Vec<u8>,
 }
 
-/// One triplet.
+/// A way to ask for the target, given the query, and what an audit says of it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Instruction {
+    /// What it says.
+    pub text: String,
+    /// The audit's label; empty where there was none.
+    pub label: String,
+    /// The target's rank by the text alone, the query image alone, and both.
+    pub ranks: [Option<i32>; 3],
+}
+
+/// An instruction of the same answer that was not fit to train on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LeftOut {
+    /// What it says.
+    pub text: String,
+    /// One of the closed set of reasons, or empty.
+    pub reason: String,
+    /// The value and the limit, in words.
+    pub detail: String,
+}
+
+/// One triplet, or an answer that made none.
 #[derive(Clone, Debug, PartialEq)]
 pub struct GalleryRow {
     /// The image one starts from.
     pub query: Picture,
-    /// Ways to ask for the target, given the query.
-    pub instructions: Vec<String>,
+    /// Those that are fit to train on.
+    pub instructions: Vec<Instruction>,
+    /// Those that are not.
+    pub left_out: Vec<LeftOut>,
+    /// Why there is no triplet, where there is none.
+    pub why_none: Option<String>,
     /// The image that is asked for.
     pub target: Picture,
     /// Images that are like the target and not what is asked for, hardest first.
@@ -35,6 +64,10 @@ pub struct GalleryRow {
     pub description: Option<String>,
     /// Who wrote the instructions.
     pub model: String,
+    /// By which version of the prompt.
+    pub prompt_version: i32,
+    /// What that cost in dollars, with the share of the description.
+    pub cost_usd: Option<f64>,
 }
 
 /// Something that was turned away.
@@ -65,6 +98,8 @@ pub struct GalleryPage {
     pub story: Vec<(String, String)>,
     /// The first one is shown large.
     pub triplets: Vec<GalleryRow>,
+    /// Answers that made no triplet.
+    pub turned_away: Vec<GalleryRow>,
     /// What was turned away.
     pub rejects: Vec<Reject>,
     /// The command that queries the tables.
@@ -101,6 +136,7 @@ fn write_page(out: &mut String, page: &GalleryPage) -> Written {
     out.push_str("<main>\n");
     write_summary(out, &page.summary)?;
     write_triplets(out, page.triplets.get(1..).unwrap_or_default())?;
+    write_turned_away(out, &page.turned_away)?;
     write_story(out, &page.story)?;
     write_rejects(out, &page.rejects)?;
     write_commands(out, page)?;
@@ -152,13 +188,57 @@ fn write_triplets(out: &mut String, triplets: &[GalleryRow]) -> Written {
     Ok(())
 }
 
+fn write_turned_away(out: &mut String, answers: &[GalleryRow]) -> Written {
+    if answers.is_empty() {
+        return Ok(());
+    }
+    out.push_str(
+        "<section>\n<h2>Answers that made no triplet</h2>\n<p class=\"note\">Too few of their \
+         instructions were fit to train on. What is struck out broke a rule of \
+         <code>[filter]</code>; it was paid for and stays in <code>annotations</code>, and other \
+         rules would be applied to it without asking again.</p>\n<div class=\"triplets\">\n",
+    );
+    for row in answers {
+        write_triplet(out, row)?;
+    }
+    out.push_str("</div>\n</section>\n");
+    Ok(())
+}
+
+fn write_instructions(out: &mut String, row: &GalleryRow) -> Written {
+    for Instruction { text, label, ranks } in &row.instructions {
+        write!(out, "<p class=\"bubble\" dir=\"auto\">{}", escape(text))?;
+        let rank = |name: &str, rank: Option<i32>| rank.map(|rank| format!("{name} {rank}"));
+        let [by_text, by_image, by_both] = *ranks;
+        let ranks = [rank("text", by_text), rank("image", by_image), rank("both", by_both)];
+        let ranks: Vec<String> = ranks.into_iter().flatten().collect();
+        // Of what nobody has looked at there is nothing to say.
+        if !ranks.is_empty() {
+            write!(
+                out,
+                "<small class=\"audit\" title=\"the target's rank by each\"><b>{}</b> {}</small>",
+                escape(label),
+                escape(&ranks.join(", "))
+            )?;
+        }
+        out.push_str("</p>\n");
+    }
+    for LeftOut { text, reason, detail } in &row.left_out {
+        write!(out, "<p class=\"bubble out\"><s dir=\"auto\">{}</s>", escape(text))?;
+        if !reason.is_empty() {
+            let (reason, detail) = (escape(reason), escape(detail));
+            write!(out, "<small><span class=\"reason\">{reason}</span> {detail}</small>")?;
+        }
+        out.push_str("</p>\n");
+    }
+    Ok(())
+}
+
 fn write_triplet(out: &mut String, row: &GalleryRow) -> Written {
     out.push_str("<article class=\"triplet\">\n<div class=\"walk\">\n");
     write_picture(out, &row.query, "query")?;
     out.push_str("<div class=\"says\">\n");
-    for instruction in &row.instructions {
-        writeln!(out, "<p class=\"bubble\" dir=\"auto\">{}</p>", escape(instruction))?;
-    }
+    write_instructions(out, row)?;
     out.push_str("<span class=\"arrow\" aria-hidden=\"true\"></span>\n</div>\n");
     write_picture(out, &row.target, "target")?;
     out.push_str("</div>\n<div class=\"under\">\n");
@@ -173,12 +253,23 @@ fn write_triplet(out: &mut String, row: &GalleryRow) -> Written {
         }
         out.push_str("</ul></div>\n");
     }
-    write_scores(out, row)?;
+    if !row.scores.is_empty() {
+        write_scores(out, row)?;
+    }
     out.push_str("</div>\n<p class=\"about\">");
+    if let Some(why) = &row.why_none {
+        write!(out, "<strong>No triplet: {}.</strong> ", escape(why))?;
+    }
     if let Some(description) = &row.description {
         write!(out, "<span dir=\"auto\">{}</span> ", escape(description))?;
     }
-    write!(out, "<span class=\"model\">{}</span></p>\n</article>\n", escape(&row.model))
+    let (model, version) = (escape(&row.model), row.prompt_version);
+    write!(out, "<span class=\"model\">{model}, prompt {version}")?;
+    if let Some(cost) = row.cost_usd {
+        write!(out, ", ${cost:.5}")?;
+    }
+    out.push_str("</span></p>\n</article>\n");
+    Ok(())
 }
 
 fn write_picture(out: &mut String, picture: &Picture, role: &str) -> Written {

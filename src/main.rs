@@ -97,8 +97,11 @@ enum Command {
     Snapshot(snapshot::SnapshotCommand),
     /// SQL that opens all tables at the versions of one epoch.
     Views(views::ViewsArgs),
-    /// From a triplet back to its images, messages, scores, encoders, request and instructions.
+    /// From a triplet back to its images, messages, scores, encoders, request, cost and instructions;
+    /// of a pair or a request that made none, why.
     Explain(explain::ExplainArgs),
+    /// Some triplets with their pictures, audits, costs and what was left out, as one HTML page.
+    Gallery(everpair::gallery::command::GalleryArgs),
 }
 
 fn at_least_one(text: &str) -> Result<usize, String> {
@@ -168,6 +171,7 @@ fn work(command: Command) -> anyhow::Result<()> {
         Command::Snapshot(command) => snapshot::run(&command),
         Command::Views(args) => views::run(&args),
         Command::Explain(args) => explain::run(&args),
+        Command::Gallery(args) => everpair::gallery::command::run(&args),
     }
 }
 

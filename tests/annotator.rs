@@ -3,6 +3,7 @@
 mod audits;
 mod client;
 mod faults;
+mod left_out;
 mod pipeline;
 mod put_off;
 mod scarce;

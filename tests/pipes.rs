@@ -71,6 +71,7 @@ fn a_reader_that_goes_away_changes_no_exit_code() {
         [&["explain", &triplet], &config[..]].concat(),
         [&["explain", &triplet, "--json"], &config[..]].concat(),
         with(&["explain", "--sql"]),
+        with(&["gallery", "--out", "gallery.html"]),
         with(&["calibrate"]),
         with(&["calibrate", "--json"]),
         vec!["plan", "--config", "model.toml", "--images", "100"],

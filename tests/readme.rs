@@ -142,7 +142,7 @@ fn a_person_who_follows_it_meets_no_error() {
     let triplet = row["triplet_id"].as_str().expect("an id");
     let words = [("TRIPLET_ID", triplet)];
     let commands = at.follow(block("### Refresh, pin, trace", "sh"), &words);
-    assert_eq!(commands.join(" "), "changes snapshot views explain");
+    assert_eq!(commands.join(" "), "changes snapshot views explain gallery");
     let commands = at.follow(block("### Taking down", "sh"), &[("ID", "5.png")]);
     assert_eq!(commands.join(" "), "takedown gc gc");
     at.run("everpair verify --config data/everpair.toml");

@@ -5,21 +5,22 @@ use std::{
     path::Path,
 };
 
-use schemas::{
-    config::Config,
-    tables::{self, ContentRow, ImageRow, RejectRow, TripletRow},
-};
+use schemas::{config::Config, tables::RejectRow};
 
 use crate::{
     dataset::{At, Dataset},
-    delta,
-    gallery::{GalleryPage, GalleryRow, Picture, Reject},
+    gallery::{
+        GalleryPage, Reject,
+        read::{Most, read},
+    },
     service::open_store,
     verify::Tables,
 };
 
 /// Triplets on the page.
 const SHOWN: usize = 24;
+/// Answers without a triplet on the page.
+const TURNED_AWAY_SHOWN: usize = 6;
 /// Rejects on the page.
 const REJECTS_SHOWN: usize = 40;
 
@@ -33,42 +34,11 @@ pub fn page(
     let store = open_store(config)?;
     let dataset = Dataset::open(&store, &At::Latest)?;
     let tables = Tables::read(&store)?;
-    let rejects: Vec<RejectRow> = dataset.rows()?;
-    let images: BTreeMap<&str, &ImageRow> =
-        tables.images.iter().map(|row| (row.image_id.as_str(), row)).collect();
-    let chosen = choose(&tables.triplets);
-    let mut wanted: BTreeSet<&str> = BTreeSet::new();
-    for row in &chosen {
-        let named = row.hard_negatives.iter().chain([&row.query_id, &row.target_id]);
-        wanted.extend(
-            named.filter_map(|id| images.get(id.as_str())).map(|row| row.content_id.as_str()),
-        );
-    }
-    let bytes = stored(&dataset.table(schemas::tables::Table::Contents)?, &wanted)?;
-    let picture = |id: &str| Picture {
-        id: id.to_owned(),
-        caption: images.get(id).and_then(|row| row.caption.clone()),
-        bytes: images
-            .get(id)
-            .and_then(|row| bytes.get(row.content_id.as_str()))
-            .cloned()
-            .unwrap_or_default(),
-    };
-    let triplets = chosen.iter().map(|row| GalleryRow {
-        query: picture(&row.query_id),
-        instructions: row.instructions.clone(),
-        target: picture(&row.target_id),
-        negatives: row.hard_negatives.iter().skip(1).map(|id| picture(id)).collect(),
-        scores: vec![
-            ("semantic".into(), row.scores.semantic),
-            ("pattern".into(), row.scores.pattern),
-            ("caption".into(), row.scores.caption),
-        ],
-        proposed_by: row.channels.clone(),
-        description: row.description.clone(),
-        model: row.model.clone(),
-    });
-    let triplets = triplets.collect();
+    let most = Most { triplets: SHOWN, turned_away: TURNED_AWAY_SHOWN };
+    let shown = read(&dataset, config, &tables.images, most)?;
+    // Of images; what was left out of answers is shown beside them.
+    let (of_answers, rejects): (Vec<&RejectRow>, Vec<&RejectRow>) =
+        shown.rejects.iter().partition(|row| row.request_id.is_some());
     let count = |n: usize| n.to_string();
     let live: BTreeSet<&str> = tables.images.iter().map(|row| row.content_id.as_str()).collect();
     let retracted = tables.changes.iter().filter(|row| row.op == "delete").count();
@@ -88,10 +58,12 @@ pub fn page(
             ("triplets".into(), count(tables.triplets.len())),
             ("rows retracted on the way".into(), count(retracted)),
             ("rejects".into(), count(rejects.len())),
+            ("left out of answers".into(), count(of_answers.len())),
             ("epochs".into(), tables.epoch.to_string()),
         ],
         story: acts.to_vec(),
-        triplets,
+        triplets: shown.triplets,
+        turned_away: shown.turned_away,
         rejects: rejects.iter().take(REJECTS_SHOWN).map(|row| reject(row, bad)).collect(),
         duckdb: duckdb(&root),
         next_steps: vec![
@@ -123,40 +95,6 @@ pub fn duckdb(root: &Path) -> String {
          delta_scan('{}/triplets') LIMIT 5\"",
         root.display()
     )
-}
-
-/// Triplets that several channels propose come first, and no query or target twice.
-fn choose(triplets: &[TripletRow]) -> Vec<&TripletRow> {
-    let mut sorted: Vec<&TripletRow> = triplets.iter().collect();
-    sorted.sort_by_key(|row| (std::cmp::Reverse(row.channels.len()), &row.triplet_id));
-    let mut seen: BTreeSet<&str> = BTreeSet::new();
-    let mut chosen = Vec::new();
-    for row in sorted {
-        if chosen.len() == SHOWN {
-            break;
-        }
-        if !seen.contains(row.query_id.as_str()) && !seen.contains(row.target_id.as_str()) {
-            seen.extend([row.query_id.as_str(), row.target_id.as_str()]);
-            chosen.push(row);
-        }
-    }
-    chosen
-}
-
-fn stored(
-    contents: &delta::Table,
-    wanted: &BTreeSet<&str>,
-) -> anyhow::Result<BTreeMap<String, Vec<u8>>> {
-    let mut bytes = BTreeMap::new();
-    for batch in contents.scan(None)? {
-        for row in tables::from_batch::<ContentRow>(&batch?)? {
-            if let (true, Some(image)) = (wanted.contains(row.content_id.as_str()), row.image.bytes)
-            {
-                bytes.insert(row.content_id, image);
-            }
-        }
-    }
-    Ok(bytes)
 }
 
 fn reject(row: &RejectRow, bad: &BTreeMap<String, Vec<u8>>) -> Reject {

@@ -8,9 +8,15 @@ use crate::outln;
 
 /// Prints it to stdout.
 pub fn print(explained: &Value) {
+    if explained.get("query").is_none() {
+        return request(explained);
+    }
     let (at, epoch) = (&explained["at_epoch"], &explained["epoch"]);
     let id = text(&explained["triplet_id"]);
-    outln!("triplet {id} as of epoch {at}; this row is of epoch {epoch}");
+    match explained["why"].as_str() {
+        None => outln!("triplet {id} as of epoch {at}; this row is of epoch {epoch}"),
+        Some(why) => outln!("no triplet {id} as of epoch {at}: {why}"),
+    }
     image("query", &explained["query"]);
     image("target", &explained["target"]);
     outln!("\nhard negatives");
@@ -20,12 +26,41 @@ pub fn print(explained: &Value) {
         outln!("  {}{note}: {}", text(&negative["image_id"]), message(negative));
     }
     pair(explained);
-    answer(explained);
-    outln!("\nchanges");
+    if explained["answer"].is_object() {
+        answer(explained);
+        instructions(explained);
+    }
+    if items(&explained["changes"]).next().is_some() {
+        outln!("\nchanges");
+    }
     for change in items(&explained["changes"]) {
         let (op, reason) = (text(&change["op"]), text(&change["reason"]));
         outln!("  epoch {}: {op} ({reason})", change["epoch"]);
     }
+}
+
+/// A request that was named by its own id.
+fn request(explained: &Value) {
+    let id = text(&explained["answer"]["request_id"]);
+    outln!("request {id} as of epoch {}", explained["at_epoch"]);
+    for role in ["query", "target"] {
+        let content = text(&explained[format!("{role}_content_id")]);
+        match explained[format!("{role}_id")].as_str() {
+            Some(image) => outln!("  {role:<9} {image}, sha256 {content}"),
+            None => outln!("  {role:<9} not live any more, sha256 {content}"),
+        }
+    }
+    for triplet in items(&explained["triplets"]) {
+        outln!("  triplet   {}", text(triplet));
+    }
+    if let Some(why) = explained["why"].as_str() {
+        outln!("  triplet   none: {why}");
+    }
+    answer(explained);
+    for one in items(&explained["instructions"]) {
+        outln!("  passes    {}", text(one));
+    }
+    left_out(explained);
 }
 
 fn image(role: &str, image: &Value) {
@@ -82,25 +117,50 @@ fn answer(explained: &Value) {
     outln!("  outcome   {outcome}, {}, of epoch {}", text(&answer["created_at"]), answer["epoch"]);
     let (read, written) = (text(&answer["prompt_tokens"]), text(&answer["completion_tokens"]));
     outln!("  cost      {} USD, {read} tokens read, {written} written", text(&answer["cost_usd"]));
+    let describe = &answer["describe"];
+    if describe.is_object() {
+        let (id, outcome) = (text(&describe["request_id"]), text(&describe["outcome"]));
+        let (cost, shared) = (text(&describe["cost_usd"]), &describe["shared_by"]);
+        outln!(
+            "  described {outcome}, {cost} USD for {shared} of the two directions: request {id}"
+        );
+        outln!("  in all    {} USD", text(&answer["cost_of_pair_usd"]));
+    }
     outln!("  said      {}", text(&answer["description"]));
-    outln!("\ninstructions");
+}
+
+fn instructions(explained: &Value) {
+    if items(&explained["instructions"]).next().is_some() {
+        outln!("\ninstructions");
+    }
     for one in items(&explained["instructions"]) {
         let ranks = ["rank_text", "rank_image", "rank_both"].map(|name| text(&one[name]));
         let label = text(&one["label"]);
         outln!("  {}", text(&one["instruction"]));
         outln!("    {label}; target's rank by text, image, both: {}", ranks.join(", "));
     }
+    left_out(explained);
+}
+
+fn left_out(explained: &Value) {
     let left_out: Vec<&Value> = items(&explained["left_out"]).collect();
     if !left_out.is_empty() {
         outln!("\nleft out");
     }
     for one in left_out {
         outln!("  {}", text(&one["instruction"]));
-        outln!("    {}: {}", text(&one["reason"]), text(&one["detail"]));
+        match one["reason"].as_str() {
+            Some(reason) => outln!("    {reason}: {}", text(&one["detail"])),
+            None => outln!("    breaks none of the rules in force"),
+        }
     }
-    for one in items(&explained["rejects"]) {
+    let rejects: Vec<&Value> = items(&explained["rejects"]).collect();
+    if !rejects.is_empty() {
+        outln!("\nrejects, as they were written");
+    }
+    for one in rejects {
         let (reason, detail) = (text(&one["reason"]), text(&one["detail"]));
-        outln!("  rejected in epoch {}: {reason}: {detail}", one["epoch"]);
+        outln!("  epoch {}: {reason}: {detail}", one["epoch"]);
     }
 }
 

@@ -8,7 +8,20 @@ fn picture(id: &str, caption: Option<&str>) -> Picture {
 fn row(query: Picture) -> GalleryRow {
     GalleryRow {
         query,
-        instructions: vec!["make it <red>".into(), "with \"stars\"".into()],
+        instructions: vec![
+            Instruction {
+                text: "make it <red>".into(),
+                label: "shortcut_text".into(),
+                ranks: [Some(3), None, Some(1)],
+            },
+            Instruction { text: "with \"stars\"".into(), ..Instruction::default() },
+        ],
+        left_out: vec![LeftOut {
+            text: "the first image, in <b>".into(),
+            reason: "meta_phrase".into(),
+            detail: "says \"first image\"".into(),
+        }],
+        why_none: None,
         target: picture("t&1", Some("  ")),
         negatives: vec![picture("n'1", Some("a ring"))],
         scores: vec![
@@ -19,6 +32,8 @@ fn row(query: Picture) -> GalleryRow {
         proposed_by: vec!["semantic".into()],
         description: Some("both & neither".into()),
         model: "template:v1".into(),
+        prompt_version: 1001,
+        cost_usd: Some(0.00125),
     }
 }
 
@@ -30,7 +45,17 @@ fn page(hostile: &str) -> GalleryPage {
         caption: None,
         bytes: b"no image".to_vec(),
     });
-    triplet.instructions.push(hostile.into());
+    triplet.instructions.push(Instruction {
+        text: hostile.into(),
+        label: hostile.into(),
+        ranks: [Some(1); 3],
+    });
+    triplet.left_out.push(LeftOut {
+        text: hostile.into(),
+        reason: hostile.into(),
+        detail: hostile.into(),
+    });
+    triplet.why_none = Some(hostile.into());
     triplet.scores.push((hostile.into(), Some(f64::NAN)));
     triplet.description = Some(hostile.into());
     triplet.model = hostile.into();
@@ -39,7 +64,8 @@ fn page(hostile: &str) -> GalleryPage {
         subtitle: hostile.into(),
         summary: vec![pair()],
         story: vec![pair()],
-        triplets: vec![triplet.clone(), triplet],
+        triplets: vec![triplet.clone(), triplet.clone()],
+        turned_away: vec![triplet],
         rejects: vec![Reject {
             image_id: Some(hostile.into()),
             stage: hostile.into(),
@@ -88,6 +114,12 @@ fn what_a_triplet_shows() {
     let html = render(&page);
     assert!(html.contains("make it &lt;red&gt;"));
     assert!(html.contains("with &quot;stars&quot;"));
+    assert!(html.contains("<b>shortcut_text</b> text 3, both 1</small>"));
+    assert_eq!(html.matches("class=\"audit\"").count(), 1, "nothing was audited of the other");
+    assert!(html.contains("<s dir=\"auto\">the first image, in &lt;b&gt;</s>"));
+    assert!(html.contains("meta_phrase</span> says &quot;first image&quot;</small>"));
+    assert!(html.contains("template:v1, prompt 1001, $0.00125</span>"));
+    assert!(!html.contains("No triplet"));
     assert!(html.contains("<code>t&amp;1</code>"));
     assert_eq!(html.matches("<i>no caption</i>").count(), 2, "none, and a blank one");
     assert!(html.contains("<li title=\"a ring\"><img alt=\"a ring\""));
@@ -96,6 +128,17 @@ fn what_a_triplet_shows() {
     assert!(html.contains("--w:0.0%\"></i><span>-0.500</span>"), "a bar has no negative width");
     assert!(html.contains("<span>none</span>"));
     assert_eq!(html, render(&page));
+}
+
+#[test]
+fn an_answer_without_a_triplet_says_why() {
+    let mut answer = row(picture("q", None));
+    answer.why_none = Some("2 of 4 pass".into());
+    (answer.scores, answer.cost_usd) = (Vec::new(), None);
+    let html = render(&GalleryPage { turned_away: vec![answer], ..GalleryPage::default() });
+    assert!(html.contains("<h2>Answers that made no triplet</h2>"));
+    assert!(html.contains("<strong>No triplet: 2 of 4 pass.</strong>"));
+    assert!(html.contains("template:v1, prompt 1001</span>") && !html.contains("class=\"scores\""));
 }
 
 #[test]

@@ -24,9 +24,9 @@ use serde_json::{Value, json};
 use super::server::{Asked, Server, TOKENS, send, send_good};
 use crate::service::place::{Message, Place};
 
-const CALL_USD: f64 = (TOKENS.0 as f64 + 2.0 * TOKENS.1 as f64) / 1e6;
+pub const CALL_USD: f64 = (TOKENS.0 as f64 + 2.0 * TOKENS.1 as f64) / 1e6;
 
-fn annotator(server: &Server, more: &str) -> String {
+pub fn annotator(server: &Server, more: &str) -> String {
     format!(
         "[annotator]\nkind = \"openai\"\nurl = {:?}\nmodel = \"a-model\"\n\
          input_price = 1.0\noutput_price = 2.0\nbudget = 10.0\n{more}\n\
