@@ -120,8 +120,8 @@ impl Said {
             _ => good.to_vec(),
         };
         let audit = |i: usize| Audit {
-            label: format!("{i}"),
-            rank_text: None,
+            label: "unresolved".into(),
+            rank_text: Some(i as i32),
             rank_image: None,
             rank_both: None,
         };
