@@ -223,7 +223,8 @@ pub struct StoredImage {
     /// JPEG with long side ≤ 512, or the original bytes, or none (`[contents] store`).
     #[serde(with = "serde_bytes")]
     pub bytes: Option<Vec<u8>>,
-    /// `<content_id>.<extension>`.
+    /// `<content_id>.<extension>`; where no bytes are kept, the address that they first came from, if
+    /// they came by one (where an image is now, its own row says: `images.uri`).
     pub path: Option<String>,
 }
 
