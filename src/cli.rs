@@ -12,6 +12,7 @@ use clap::Args;
 use schemas::{
     Channel, ContentId,
     config::{AnnotatorKind, Config},
+    limits,
     tables::{BlockedRow, Table},
 };
 
@@ -180,6 +181,13 @@ pub fn takedown(args: &TakedownArgs) -> anyhow::Result<()> {
     }
     if values.iter().any(String::is_empty) {
         return Err(BadConfig("an empty value names nothing".into()).into());
+    }
+    let most = limits::IMAGE_ID_BYTES_MAX;
+    if args.kind == "id"
+        && let Some(long) = values.iter().find(|value| value.len() > most)
+    {
+        let why = format!("{} bytes are no image id, which has at most {most}", long.len());
+        return Err(BadConfig(why).into());
     }
     if !args.block {
         if args.kind != "id" {

@@ -67,6 +67,9 @@ pub enum Error {
     Refused(String),
     /// The table holds what this version cannot read, or misses what its log names.
     Unreadable(String),
+    /// What this writer has left in the store is not there: it is not the place any more where the
+    /// tables are.
+    Gone(String),
     /// The store failed. Of a commit nobody knows whether it happened: start again from the tables.
     Io(String),
 }
@@ -79,6 +82,7 @@ impl fmt::Display for Error {
             Error::Fenced(why) => write!(formatter, "another writer owns the tables: {why}"),
             Error::Refused(why) => write!(formatter, "refused: {why}"),
             Error::Unreadable(why) => write!(formatter, "cannot read the table: {why}"),
+            Error::Gone(why) => write!(formatter, "the tables have gone: {why}"),
             Error::Io(why) => write!(formatter, "the store failed: {why}"),
         }
     }

@@ -175,7 +175,11 @@ pub fn list(store: &Store) -> anyhow::Result<Vec<(String, Snapshot)>> {
         // Dropped since it was listed.
         let Some(content) = store.get(&path(name))? else { continue };
         let read = serde_json::from_slice(&content);
-        snapshots.push((name.to_owned(), read.with_context(|| format!("read {}", path(name)))?));
+        let read = read.with_context(|| {
+            let page = path(name);
+            format!("read {page} (damaged? `everpair snapshot drop {name}` gives it up)")
+        });
+        snapshots.push((name.to_owned(), read?));
     }
     Ok(snapshots)
 }
@@ -185,7 +189,11 @@ pub fn list(store: &Store) -> anyhow::Result<Vec<(String, Snapshot)>> {
 /// # Errors
 /// There is none of that name; the message says which there are.
 pub fn drop(store: &Store, name: &str) -> anyhow::Result<()> {
-    Dataset::open(store, &At::Snapshot(name.to_owned()))?;
+    // Whatever its page says, which may be damaged.
+    if store.get(&path(name))?.is_none() {
+        // Says which there are.
+        Dataset::open(store, &At::Snapshot(name.to_owned()))?;
+    }
     Ok(store.delete(&path(name))?)
 }
 

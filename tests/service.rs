@@ -10,6 +10,7 @@ mod format;
 mod history;
 mod increments;
 mod kills;
+mod lost;
 pub mod place;
 mod replaying;
 mod restarts;

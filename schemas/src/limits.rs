@@ -137,6 +137,14 @@ pub const ANNOTATOR_IMAGE_BYTES: usize = 64 << 20;
 pub const ANNOTATOR_ORDER_INTERVAL: Duration = Duration::from_secs(60);
 /// See [`ANNOTATOR_ORDER_INTERVAL`].
 pub const ANNOTATOR_ORDER_SHARE: u32 = 20;
+/// The first and the last moment that a record's timestamp can be, microseconds since 1970: of the years
+/// 1 and 9999.
+pub const TIMESTAMPS_US: (i64, i64) = (-62_135_596_800_000_000, 253_402_300_799_999_999);
+/// What an endpoint's limit per minute lets through at once: that of so many seconds.
+pub const ANNOTATOR_BURST_SECONDS: f64 = 5.0;
+/// Most requests of one batch, and most bytes of its file: what OpenAI takes (200 MB) with room to
+/// spare.
+pub const ANNOTATOR_BATCH: (usize, u64) = (50_000, 190_000_000);
 /// Descriptions that are held for the pair's other direction; older ones are read from the table.
 pub const ANNOTATOR_DESCRIPTIONS: usize = 100_000;
 /// Descriptions that are looked for at once, which takes a pass over the table.
@@ -275,7 +283,7 @@ pub const TARGETS_PER_QUERY: usize = 3;
 pub const HARD_NEGATIVES: usize = 5;
 /// Widest vector of an encoder.
 pub const DIM_MAX: usize = 4_096;
-/// Answers that enter with one epoch.
+/// Answers that enter with one epoch. While more wait for their audit or their commit, no call is made.
 pub const ANSWERS_PER_EPOCH: usize = 20_000;
 
 /// Images of one benchmark. With two channels of 768 components such a one takes 620 MiB of memory.

@@ -16,7 +16,7 @@ pub struct Position {
     pub partition: i32,
     /// Offset within that.
     pub offset: i64,
-    /// The record's timestamp, microseconds UTC.
+    /// The record's timestamp, microseconds UTC, see [`timestamp_us`].
     pub timestamp_us: i64,
 }
 
@@ -436,6 +436,13 @@ pub fn broken_line(why: &str, topic: &Arc<str>, partition: i32, offset: i64) -> 
     Record::new(position, None, value, Vec::new())
 }
 
+/// Microseconds of a record's timestamp in milliseconds, within the years 1 to 9999: Python's readers
+/// of the tables know no other ones, and a producer that counts in microseconds is far beyond.
+pub fn timestamp_us(millis: i64) -> i64 {
+    let (first, last) = limits::TIMESTAMPS_US;
+    millis.saturating_mul(1000).clamp(first, last)
+}
+
 /// Reads one line. A line that is no such JSON becomes a record that [`parse`] will reject: it has
 /// a position like any other, and nothing is lost.
 pub fn read_line(line: &str, topic: &Arc<str>, partition: i32, offset: i64) -> Record {
@@ -464,7 +471,7 @@ pub fn read_line(line: &str, topic: &Arc<str>, partition: i32, offset: i64) -> R
         other => Some((name, other.to_string().into_bytes())),
     });
     Record::new(
-        at(line.timestamp.saturating_mul(1000)),
+        at(timestamp_us(line.timestamp)),
         line.key.map(String::into_bytes),
         value,
         headers.collect(),

@@ -185,7 +185,8 @@ pub struct ImageRow {
     pub partition: i32,
     /// Offset of the last message.
     pub offset: i64,
-    /// The record's timestamp, microseconds UTC.
+    /// The record's timestamp, microseconds UTC; what is before the year 1 or behind 9999 is its first
+    /// or last moment.
     pub ingested_at: i64,
     /// The epoch that wrote this row.
     pub epoch: i64,

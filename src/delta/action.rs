@@ -152,6 +152,13 @@ impl Commit {
                 None => commit.actions.push(line.action),
             }
         }
+        // Every commit says at least who made it.
+        if commit.actions.is_empty() && commit.info.is_empty() {
+            return Err(Error::Unreadable(format!(
+                "{name} is empty: a disk has lost what was written to it. Put all of [tables] root back \
+                 as it was at one time; or begin under another root, from the source"
+            )));
+        }
         Ok(commit)
     }
 }

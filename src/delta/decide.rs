@@ -92,6 +92,11 @@ pub enum Resume {
     Restore,
 }
 
+/// Whether a table has lost commits: it is at version `held`, and a page of its epochs names `named`.
+pub fn lost(named: Option<u64>, held: Option<u64>) -> bool {
+    held < named
+}
+
 /// What to do on start with a table other than the anchor.
 pub fn resume(anchor_epoch: Option<u64>, table_epoch: Option<u64>, memo: bool) -> Resume {
     if !memo && table_epoch > anchor_epoch { Resume::Restore } else { Resume::Keep }

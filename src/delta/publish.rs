@@ -64,7 +64,11 @@ pub struct Latest {
 pub fn read_latest(store: &Store) -> Result<Option<Latest>> {
     let content = store.get(LATEST)?;
     let parsed = content.map(|content| serde_json::from_slice(&content));
-    parsed.transpose().map_err(|error| Error::Unreadable(format!("{LATEST}: {error}")))
+    parsed.transpose().map_err(|error| {
+        Error::Unreadable(format!(
+            "{LATEST}: {error}. Remove it and start the service, which writes it anew from the tables"
+        ))
+    })
 }
 
 /// When the newest page was written, in microseconds since 1970, by the store's clock.
@@ -98,10 +102,16 @@ fn start_as(store: &Store, specs: &[TableSpec], generation: u64) -> Result<Publi
     let Some((anchor, others)) = specs.split_last() else {
         return Err(Error::Refused("no tables to start with".to_owned()));
     };
-    let anchor = Table::claim(store, anchor, generation)?;
+    // Before the tables: from here on they only grow.
+    let page = read_latest(store)?;
+    let claim = |spec: &TableSpec| {
+        let named = page.as_ref().and_then(|page| page.tables.get(&spec.name)).copied();
+        Table::claim_from(store, spec, generation, named)
+    };
+    let anchor = claim(anchor)?;
     let mut tables = Vec::with_capacity(specs.len());
     for spec in others {
-        let mut table = Table::claim(store, spec, generation)?;
+        let mut table = claim(spec)?;
         if decide::resume(anchor.epoch(), table.epoch(), spec.memo) == Resume::Restore {
             table.restore(anchor.epoch())?;
         }
@@ -184,12 +194,20 @@ impl Publisher {
     }
 
     /// Refuses to go on once a newer writer has begun. Its commits alone would not stop one that
-    /// slept for long: the log may have lost the versions in which they would collide.
+    /// slept for long: the log may have lost the versions in which they would collide. And refuses
+    /// where its own generation has gone: then this is not the place any more where the tables are.
     pub(super) fn refuse_if_newer(&self) -> Result<()> {
-        let newest = generation::newest(&self.store)?;
-        match newest.filter(|newest| *newest > self.generation) {
-            Some(newer) => Err(Error::Fenced(format!("generation {newer} has begun"))),
-            None => Ok(()),
+        let mine = self.generation;
+        match generation::newest(&self.store)? {
+            Some(newest) if newest > mine => {
+                Err(Error::Fenced(format!("generation {newest} has begun")))
+            }
+            Some(newest) if newest == mine => Ok(()),
+            _ => Err(Error::Gone(format!(
+                "_everpair/generation/{mine} of this service has gone: somebody has emptied the root, \
+                 or the disk or bucket that it is on is another one now. Where it comes back as it \
+                 was, nothing is lost: start the service again"
+            ))),
         }
     }
 

@@ -87,6 +87,16 @@ pub struct Table {
     ledger: Ledger,
 }
 
+fn lost(spec: &TableSpec, named: Option<u64>, held: Option<u64>) -> Error {
+    let (name, named) = (&spec.name, named.unwrap_or_default());
+    let held = held.map_or("is not there".to_owned(), |held| format!("ends at version {held}"));
+    Error::Unreadable(format!(
+        "{name} {held}, and _everpair/latest.json names version {named}: commits have been lost, by a \
+         disk that lost writes or a backup of a part. Put all of [tables] root back as it was at one \
+         time; or begin under another root, from the source"
+    ))
+}
+
 impl Table {
     /// Opens a table for reading, at a version or at its newest; `None` where there is none.
     pub fn open(store: &Store, spec: &TableSpec, at: Option<u64>) -> Result<Option<Table>> {
@@ -116,9 +126,27 @@ impl Table {
     /// `Fenced` when a newer generation is there; `Refused` when its columns are not those of the
     /// spec.
     pub fn claim(store: &Store, spec: &TableSpec, generation: u64) -> Result<Table> {
+        Table::claim_from(store, spec, generation, None)
+    }
+
+    /// The same where a page of the tables names a version of it.
+    ///
+    /// # Errors
+    /// `Unreadable` too, and nothing is written, where the table is older than that.
+    pub(super) fn claim_from(
+        store: &Store,
+        spec: &TableSpec,
+        generation: u64,
+        named: Option<u64>,
+    ) -> Result<Table> {
         let wanted = schema::schema_string(&spec.schema)?;
         for _ in 0..CLAIM_ATTEMPTS {
             let held = Snapshot::load(store, &spec.name, None)?;
+            let at = held.as_ref().map(|held| held.version);
+            // A claim is a commit itself: later nobody could see that one is missing.
+            if decide::lost(named, at) {
+                return Err(lost(spec, named, at));
+            }
             let txn = txn(GENERATION, i64_of(generation));
             let (mut snapshot, version, mut actions) = match held {
                 None => (Snapshot::default(), 0, founding(spec, &wanted)),

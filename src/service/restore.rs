@@ -221,7 +221,7 @@ impl Reading<'_> {
                 }
                 let job = &jobs[at];
                 let read = self.piece(job, epoch, known.clone());
-                match read.with_context(|| read_error(job.table.name())) {
+                match read.with_context(|| format!("read table {}", job.table.name())) {
                     Ok(piece) => {
                         *pieces[at].lock().unwrap_or_else(PoisonError::into_inner) = Some(piece);
                     }

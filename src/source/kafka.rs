@@ -24,7 +24,7 @@ use rdkafka::{
 };
 use schemas::{
     config::{self, OnOffsetGone},
-    message::{Position, Record},
+    message::{Position, Record, timestamp_us},
 };
 
 use self::client::Watch;
@@ -477,7 +477,7 @@ fn record(message: &BorrowedMessage<'_>, topics: &[Arc<str>]) -> Record {
         topic: known.cloned().unwrap_or_else(|| message.topic().into()),
         partition: message.partition(),
         offset: message.offset(),
-        timestamp_us: message.timestamp().to_millis().unwrap_or(0).saturating_mul(1000),
+        timestamp_us: timestamp_us(message.timestamp().to_millis().unwrap_or(0)),
     };
     Record::new(
         position,

@@ -7,15 +7,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use everpair::{
-    delta::{self, Commit},
-    scenes,
-    service::specs,
-};
+use everpair::scenes;
 use operators::{filter, flow::Answer};
 use schemas::{
     ContentId,
-    tables::{AnnotationRow, ContentRow, ImageRow, RejectRow, Row, Table, WITHDRAWN, to_batch},
+    tables::{AnnotationRow, ContentRow, ImageRow, RejectRow, Table, WITHDRAWN},
 };
 
 pub use super::history::history;
@@ -208,16 +204,6 @@ fn what_was_answered_outlives_kills_while_its_images_live() {
     wait_until("no request is left", || place.requests("killed") == 0);
 }
 
-/// Rows in a memo, of an epoch that never became real.
-fn ahead<R: Row>(place: &Place, epoch: u64, row: R) {
-    let store = place.store("killed");
-    let publisher = delta::start(&store, &specs()).expect("the tables can be taken over");
-    let insert = vec![to_batch(&[row]).expect("a row")];
-    let spec = specs().into_iter().find(|spec| spec.name == R::TABLE.as_str()).expect("a table");
-    let mut memo = delta::Table::claim(&store, &spec, publisher.generation()).expect("ours");
-    memo.commit(Commit { epoch, insert, ..Commit::default() }).expect("a commit");
-}
-
 /// A killed epoch may have left rows in a memo that epochs without a trace put far above the last
 /// one that became real: they stay, what must be said of them is said once, and work goes on.
 #[test]
@@ -232,7 +218,7 @@ fn a_memo_that_is_epochs_ahead_does_not_stop_the_next_run() {
     let mut row = place.rows::<ContentRow>("killed").remove(0);
     row.content_id = ContentId::of(b"its epoch never became real").hex();
     row.epoch = epoch as i64;
-    ahead(&place, epoch, row);
+    place.memo_ahead("killed", epoch, &[row]);
     let answer = place.tables("killed").annotations.remove(0);
     let failed = AnnotationRow {
         request_id: ContentId::of(b"nobody knows").hex(),
@@ -240,7 +226,7 @@ fn a_memo_that_is_epochs_ahead_does_not_stop_the_next_run() {
         epoch: epoch as i64,
         ..answer
     };
-    ahead(&place, epoch, failed.clone());
+    place.memo_ahead("killed", epoch, std::slice::from_ref(&failed));
     let said = || {
         let rejects = place.rows::<RejectRow>("killed").into_iter();
         let ours = rejects.filter(|row| row.request_id.as_ref() == Some(&failed.request_id));

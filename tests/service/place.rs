@@ -10,13 +10,16 @@ use std::{
 use everpair::{
     cli::read_config,
     dataset::{At, Dataset},
-    delta::{Store, Table},
+    delta::{self, Commit, Store, Table},
     scenes::Scene,
     service::{open_store, specs},
     source::files::FileLog,
     verify::Tables,
 };
-use schemas::{config::Config, tables::Row};
+use schemas::{
+    config::Config,
+    tables::{Row, to_batch},
+};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -222,6 +225,17 @@ impl Place {
             .into_iter()
             .filter(|(path, _)| path.extension().is_some_and(|end| end == "json"))
             .count()
+    }
+
+    /// Commits rows of an epoch to a memo, as a service that was killed before the epoch became real.
+    pub fn memo_ahead<R: Row>(&self, name: &str, epoch: u64, rows: &[R]) {
+        let store = self.store(name);
+        let publisher = delta::start(&store, &specs()).expect("the tables can be taken over");
+        let insert = vec![to_batch(rows).expect("rows")];
+        let spec = specs().into_iter().find(|spec| spec.name == R::TABLE.as_str());
+        let spec = spec.expect("a table");
+        let mut memo = Table::claim(&store, &spec, publisher.generation()).expect("ours");
+        memo.commit(Commit { epoch, insert, ..Commit::default() }).expect("a commit");
     }
 
     /// Requests that wait.
