@@ -3,22 +3,18 @@
 //! The tables say which pairs have no answer yet. What a call takes is the mean of those that were
 //! made under this config's model, and before there are any an estimate from the prompt's length.
 
-use std::{
-    collections::{HashMap, HashSet},
-    path::PathBuf,
-    sync::Arc,
-};
+use std::{collections::HashSet, path::PathBuf, sync::Arc};
 
-use anyhow::{Context, bail};
+use anyhow::bail;
 use clap::Args;
 use operators::{
     annotate,
     flow::{DESCRIBE, ModelId, TASK},
 };
 use schemas::{
-    ContentId, caption_text,
+    ContentId,
     config::{Annotator, AnnotatorKind, Config},
-    tables::{AnnotationRow, ImageRow, PairRow, WITHDRAWN},
+    tables::{AnnotationRow, WITHDRAWN},
 };
 use serde::Serialize;
 
@@ -27,6 +23,7 @@ use crate::{
         model_id,
         money::{Prices, Spent, usd},
         prompts::{Chat, Description, Prompts, Variation},
+        wanted::{Wanted, wanted},
     },
     cli::read_config,
     dataset::{self, At, Dataset},
@@ -193,20 +190,10 @@ fn count(
 ) -> anyhow::Result<u64> {
     let answered: HashSet<&str> =
         rows.iter().filter(|row| row.outcome != WITHDRAWN).map(|row| &*row.request_id).collect();
-    let images: HashMap<String, ImageRow> =
-        dataset.rows::<ImageRow>()?.into_iter().map(|row| (row.image_id.clone(), row)).collect();
-    plan.images = images.len() as u64;
+    let Wanted { images, requests } = wanted(dataset, model)?;
+    plan.images = images;
     let (mut described, mut all) = (HashSet::new(), HashSet::new());
-    for pair in dataset.rows::<PairRow>()? {
-        let side = |id: &String| {
-            let row = images.get(id).with_context(|| format!("{id:?} is not in images"))?;
-            let content = ContentId::parse(&row.content_id).context("a content id is no sha256")?;
-            let caption = caption_text(row.caption.as_deref()).map(Arc::<str>::from);
-            anyhow::Ok((content, caption))
-        };
-        let [query_id, target_id] = [&*pair.query_id, &*pair.target_id].map(Arc::<str>::from);
-        let (query, target) = (side(&pair.query_id)?, side(&pair.target_id)?);
-        let request = annotate::request(model, (&query_id, &query), (&target_id, &target));
+    for request in requests {
         plan.pairs += 1;
         let id = prompts.describe_id(config, &request);
         if !answered.contains(request.request_id.as_str()) {

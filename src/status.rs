@@ -13,7 +13,10 @@ use schemas::{
 use serde_json::{Value, json};
 
 use crate::{
-    annotator::openai::money::{Spent, usd},
+    annotator::openai::{
+        batch,
+        money::{Spent, usd},
+    },
     benchmark::objects,
     dataset::{self, At, Dataset},
     delta::Store,
@@ -70,7 +73,11 @@ fn money(config: &Config, store: &Store) -> anyhow::Result<Option<Value>> {
     if config.annotator.kind == AnnotatorKind::Template && spent == Spent::default() {
         return Ok(None);
     }
+    let batches = batch::read(store)?;
+    let out: usize = batches.iter().map(|batch| batch.out.len()).sum();
     Ok(Some(json!({
+        "batches": batches.len(),
+        "requests_out": out,
         "spent_usd": usd(spent.closed + spent.open),
         "open_usd": usd(spent.open),
         "today_usd": usd(spent.today),
@@ -101,6 +108,11 @@ fn print_money(status: &Value) {
         let first = chrono::DateTime::from_timestamp_micros(first).unwrap_or_default();
         let first = first.to_rfc3339_opts(chrono::SecondsFormat::Secs, true);
         outln!("annotator: {put_off} pairs have failed for now: asked again from {first} on");
+    }
+    if let (Some(batches @ 1..), Some(out)) =
+        (money["batches"].as_u64(), money["requests_out"].as_u64())
+    {
+        outln!("annotator: {out} requests are out in {batches} batches (`everpair requests list`)");
     }
     for why in ["out_of", "refused"] {
         if let Some(text) = at[why].as_str() {

@@ -279,6 +279,9 @@ fn annotator(config: &Config) -> Check {
             "annotator",
             "\"template\" needs nothing; it is for trying out, not for training data",
         ),
+        AnnotatorKind::OpenAi if !config.annotator.calls() => {
+            Check::ok("annotator", "by batches: `everpair requests`; the service calls nobody")
+        }
         AnnotatorKind::OpenAi => match openai::probe(&config.annotator) {
             Ok(said) => Check::ok("annotator", said),
             Err(error) => Check::failed("annotator", format!("{error:#}")),

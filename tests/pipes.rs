@@ -75,6 +75,8 @@ fn a_reader_that_goes_away_changes_no_exit_code() {
         with(&["calibrate"]),
         with(&["calibrate", "--json"]),
         vec!["plan", "--config", "model.toml", "--images", "100"],
+        vec!["requests", "list", "--config", "model.toml"],
+        vec!["requests", "list", "--config", "model.toml", "--json"],
         vec!["embed", "new.jpg", "--images", "builtin:layout", "--out", "vectors.parquet"],
         with(&["replay", "--stage", "decode", "--dry-run"]),
         with(&["replay", "--stage", "decode"]),

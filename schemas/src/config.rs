@@ -14,7 +14,9 @@ use std::{collections::BTreeMap, fmt, net::SocketAddr, path::PathBuf, time::Dura
 use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
 
 pub use self::{
-    annotator::{Annotator, AnnotatorKind, AnnotatorStart, PromptFiles, ResponseFormat},
+    annotator::{
+        Annotator, AnnotatorKind, AnnotatorStart, Fallback, PromptFiles, ResponseFormat, Transport,
+    },
     audit::{Audit, Label},
     channels::{ChannelConfig, Channels},
     fetch::{Fetch, Scheme},

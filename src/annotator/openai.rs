@@ -10,8 +10,10 @@
 //! tasks beside it. A pair takes two of them: what its images share and where they differ, asked once
 //! for both directions, then instructions. Every request ends with a row of `annotations`, a failure
 //! with its kind as `outcome`; it is written to the [`journal`] before anybody relies on it. What no
-//! try has answered through no fault of its own is put off first, see [`failures`].
+//! try has answered through no fault of its own is put off first, see [`failures`]. With `transport =
+//! "batch"` none of this runs: requests travel in files, see [`batch`].
 
+pub mod batch;
 pub mod failures;
 pub mod http;
 pub mod journal;
@@ -19,7 +21,10 @@ pub mod library;
 pub mod money;
 pub mod pace;
 pub mod prompts;
+pub mod rate;
+pub mod reask;
 pub mod reply;
+pub mod wanted;
 mod work;
 pub mod worth;
 
@@ -63,17 +68,24 @@ pub fn model_id(config: &Annotator, prompts: &Prompts) -> ModelId {
 /// It is not, or a prompt cannot be read; the message says what to do.
 pub fn probe(config: &Annotator) -> anyhow::Result<String> {
     let prompts = Prompts::of(config)?;
-    let endpoint = Endpoint::new(config)?;
+    let mut endpoint = Endpoint::new(config)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let models = runtime.context("start a runtime")?.block_on(endpoint.models())?;
-    let wanted = [Some(&config.model), config.describe_model.as_ref()];
-    for model in wanted.into_iter().flatten() {
-        if !models.is_empty() && !models.contains(model) {
-            bail!("the endpoint has no model {model:?}; it has {}", models.join(", "));
+    let runtime = runtime.context("start a runtime")?;
+    let mut all = Vec::new();
+    for _ in 0..=config.fallback.len() {
+        let url = endpoint.url().to_owned();
+        let models = runtime.block_on(endpoint.models()).with_context(|| url.clone())?;
+        let wanted = [Some(&config.model), config.describe_model.as_ref()];
+        for model in wanted.into_iter().flatten() {
+            if !models.is_empty() && !models.contains(model) {
+                bail!("{url} has no model {model:?}; it has {}", models.join(", "));
+            }
         }
+        all.push(url);
+        endpoint.turn();
     }
     let version = prompts.version();
-    Ok(format!("{} at {}, prompt version {version}", config.model, config.url))
+    Ok(format!("{} at {}, prompt version {version}", config.model, all.join(", then ")))
 }
 
 /// Where the client stands, for whoever waits for it or looks at it.
@@ -140,6 +152,8 @@ pub struct Parts {
     pub memo: Memo,
     /// How long what fails for now is put off.
     pub patience: Patience,
+    /// Outcomes that may wait for a commit; while there are more, no call is made.
+    pub uncommitted: usize,
 }
 
 impl Client {

@@ -168,8 +168,9 @@ impl Scan<'_> {
     }
 
     fn page(&mut self, of: &str, page: &str, name: &str) -> anyhow::Result<()> {
-        // What is asked for names ids until it is done: that is what it is there for.
-        if of == "requests" {
+        // What is asked for names ids until it is done: that is what it is there for. What is out in a
+        // batch does by contents, of which nothing is said.
+        if matches!(of, "requests" | "batches") {
             return Ok(());
         }
         let content = self.store.get(name)?.unwrap_or_default();

@@ -26,14 +26,15 @@ use crate::{
         audit::{Auditing, Question},
         openai::{
             Client, Parts, Standing,
+            batch::{self, arrivals::Arrivals},
             failures::{self, Patience},
             journal,
-            library::{Known, Memo, Tables, memo},
-            prompts::{Description, Prompts},
+            library::{Memo, Tables, memo},
+            prompts::Prompts,
         },
         template::Template,
     },
-    delta::Publisher,
+    delta::{Publisher, Store},
     metrics::Metrics,
     settings::mining,
 };
@@ -44,6 +45,8 @@ enum Asked {
     Embedded(Box<dyn Annotator>),
     /// Answers in its own time.
     Model(Box<Client>),
+    /// Answers are brought, by `everpair requests import`.
+    Batches(Arrivals),
 }
 
 /// Since when requests are wanted, by their ids.
@@ -72,15 +75,7 @@ pub struct Asking {
     /// The newest that is committed.
     epoch: Epoch,
     out_of: Option<&'static str>,
-}
-
-/// Notes what a description says, if it is one.
-fn describes(row: &AnnotationRow, known: &mut Memo) {
-    if row.task == operators::flow::DESCRIBE {
-        let parts = Description::of_parts(&row.instructions);
-        let is = parts.filter(|_| row.outcome == "ok").map_or(Known::Failed, Known::Here);
-        known.described.insert(row.request_id.clone(), is);
-    }
+    store: Store,
 }
 
 impl Asking {
@@ -103,25 +98,27 @@ impl Asking {
             let table = publisher.table(Table::Annotations.as_str());
             known = memo(table.context("no table annotations")?).context("read the memo")?;
         }
+        // Killed between the memo's commit and its epoch's: before what is written down goes, readers
+        // must see that the memo has it.
+        if waiting.iter().any(|row| known.has(&row.request_id)) {
+            publisher.renew_latest().context("name the version of the memo")?;
+        }
         let mut answered = BTreeSet::new();
         let mut early = Vec::new();
         for row in waiting {
-            let id = ContentId::parse(&row.request_id);
-            if id.is_some_and(|id| known.requests.contains(&id)) {
+            known.learn(&row);
+            if known.has(&row.request_id) {
                 // Committed, and killed before it was removed: perhaps before readers see it.
                 journal::remove(store, &row.request_id)?;
-                describes(&row, &mut known);
                 continue;
             }
-            describes(&row, &mut known);
             answered.insert(row.request_id.clone());
             early.push(row);
         }
         let failed = if asks { failures::read(store)? } else { Vec::new() };
         for failure in failed {
             let id = failure.row.request_id.clone();
-            let ended = ContentId::parse(&id).is_some_and(|id| known.requests.contains(&id));
-            match ended || answered.contains(&id) {
+            match known.has(&id) || answered.contains(&id) {
                 // Killed before it was removed.
                 true => failures::remove(store, &id)?,
                 false => drop(known.failures.insert(id, failure)),
@@ -129,14 +126,25 @@ impl Asking {
         }
         let asked = match config.annotator.kind {
             AnnotatorKind::Template => Asked::Embedded(Box::new(Template::new())),
-            AnnotatorKind::OpenAi => Asked::Model(Box::new(Client::start(Parts {
-                config: config.annotator.clone(),
-                prompts: Prompts::of(&config.annotator)?,
-                store: store.clone(),
-                library: Box::new(Tables::new(store, mining(config)?.bands)),
-                memo: known,
-                patience: Patience::default(),
-            })?)),
+            AnnotatorKind::OpenAi if !config.annotator.calls() => {
+                let interval = match config.tables.is_remote() {
+                    true => limits::REQUESTS_INTERVAL_REMOTE,
+                    false => limits::REQUESTS_INTERVAL_FOLDER,
+                };
+                Asked::Batches(Arrivals::start(store, interval, &answered)?)
+            }
+            AnnotatorKind::OpenAi => {
+                batch::refuse_open(store)?;
+                Asked::Model(Box::new(Client::start(Parts {
+                    config: config.annotator.clone(),
+                    prompts: Prompts::of(&config.annotator)?,
+                    store: store.clone(),
+                    library: Box::new(Tables::new(store, mining(config)?.bands)),
+                    memo: known,
+                    patience: Patience::default(),
+                    uncommitted: limits::ANSWERS_PER_EPOCH,
+                })?))
+            }
         };
         let (wanted, fresh) = Default::default();
         let settle = config.annotator.settles();
@@ -154,6 +162,7 @@ impl Asking {
             early,
             epoch,
             out_of,
+            store: store.clone(),
         })
     }
 
@@ -224,8 +233,10 @@ impl Asking {
                 self.fresh.insert((*since, id.clone()));
             }
         }
-        if let Asked::Model(client) = &mut self.asked {
-            client.committed(rows);
+        match &mut self.asked {
+            Asked::Embedded(_) => {}
+            Asked::Model(client) => client.committed(rows),
+            Asked::Batches(arrivals) => arrivals.committed(rows),
         }
     }
 
@@ -270,6 +281,7 @@ impl Asking {
                 client.want(due);
                 client.take()
             }
+            Asked::Batches(arrivals) => arrivals.take(),
         };
         if !rows.is_empty() {
             self.answered.extend(rows.iter().map(|row| row.request_id.clone()));
@@ -295,7 +307,7 @@ impl Asking {
     /// the run behind finds it.
     pub fn pauses(&mut self) -> bool {
         match &mut self.asked {
-            Asked::Embedded(_) => true,
+            Asked::Embedded(_) | Asked::Batches(_) => true,
             Asked::Model(client) => client.pauses(),
         }
     }
@@ -308,7 +320,7 @@ impl Asking {
     /// Where the client stands, where there is one.
     pub fn standing(&self) -> Option<Standing> {
         match &self.asked {
-            Asked::Embedded(_) => None,
+            Asked::Embedded(_) | Asked::Batches(_) => None,
             Asked::Model(client) => Some(client.standing()),
         }
     }
@@ -318,6 +330,11 @@ impl Asking {
         let rests = match &self.asked {
             Asked::Embedded(_) => None,
             Asked::Model(client) => client.rests(),
+            Asked::Batches(_) => Some(format!(
+                "[annotator] {} pairs wait for answers of batches: `everpair requests export` \
+                 writes what is to be asked",
+                self.wanted.len()
+            )),
         };
         let handed_over = self.fresh.is_empty() && self.answered.is_empty();
         match rests {
@@ -329,10 +346,21 @@ impl Asking {
         }
     }
 
+    /// Somebody has exported requests beside a service that asks: they would be paid twice.
+    ///
+    /// # Errors
+    /// So it is.
+    pub fn refuse_batches(&self) -> anyhow::Result<()> {
+        match &self.asked {
+            Asked::Model(_) => batch::refuse_open(&self.store),
+            Asked::Embedded(_) | Asked::Batches(_) => Ok(()),
+        }
+    }
+
     /// Why no answer will come until a person sees to it.
     pub fn stuck(&self) -> Option<String> {
         match &self.asked {
-            Asked::Embedded(_) => None,
+            Asked::Embedded(_) | Asked::Batches(_) => None,
             Asked::Model(client) => client.stuck(limits::ANNOTATOR_DOWN_MAX),
         }
     }
@@ -343,10 +371,7 @@ mod tests {
     use std::sync::mpsc;
 
     use super::*;
-    use crate::{
-        delta::{self, Store},
-        service::specs,
-    };
+    use crate::{delta, service::specs};
 
     fn request(n: u8) -> Request {
         let content = |side: &[u8]| (ContentId::of(side), None);

@@ -301,12 +301,12 @@ impl Run {
         }
         self.newest_at = Instant::now();
         match self.at.publisher.check_newest() {
-            Err(fenced @ delta::Error::Fenced(_)) => Err(fenced.into()),
+            Err(end @ (delta::Error::Fenced(_) | delta::Error::Gone(_))) => Err(end.into()),
             Err(error) => {
                 tracing::warn!("whether another service has taken over cannot be seen: {error}");
                 Ok(())
             }
-            Ok(()) => Ok(()),
+            Ok(()) => self.at.asking.refuse_batches(),
         }
     }
 

@@ -151,6 +151,9 @@ impl Run {
     }
 }
 
+/// Outcomes that may wait for a commit.
+pub const UNCOMMITTED: usize = 300;
+
 /// What fails is an outcome at once.
 pub const GIVES_UP: Patience = Patience { least: Duration::ZERO, most: Duration::ZERO, times: 0 };
 
@@ -172,6 +175,7 @@ fn start(
         library: Box::new(images.clone()),
         memo: Memo { failures, described, ..Memo::default() },
         patience,
+        uncommitted: UNCOMMITTED,
     })
     .expect("a client")
 }

@@ -315,7 +315,8 @@ fn answers_that_wait_are_collected_with_their_images() {
     let stays = rows.iter().find(|row| !about(row)).expect("another pair");
     let store = place.store("tables");
     let mut waiting = rows.iter().filter(about).chain([stays]);
-    let later = |row: &AnnotationRow| Failure { row: row.clone(), times: 1, again_at: 0 };
+    let later =
+        |row: &AnnotationRow| Failure { row: row.clone(), times: 1, again_at: 0, batch: None };
     let write = |row: &AnnotationRow| {
         journal::write(&store, row).and_then(|()| failures::write(&store, &later(row)))
     };

@@ -151,7 +151,7 @@ fn what_is_the_requests_own_fault_stays() {
     // A clock that was set back puts nothing off for longer than the longest time.
     let mut row = AnnotationRow { request_id: id, ..run_row(&run) };
     row.outcome = "timeout".into();
-    let failure = Failure { row, times: 1, again_at: i64::MAX };
+    let failure = Failure { row, times: 1, again_at: i64::MAX, batch: None };
     failures::write(&run.store, &failure).expect("written");
     run.restart(Patience { most: Duration::from_millis(1), ..GIVES_UP });
     let request = run.pair(0);

@@ -13,6 +13,8 @@ use crate::limits;
 pub struct Annotator {
     /// Who writes instructions.
     pub kind: AnnotatorKind,
+    /// How requests travel.
+    pub transport: Transport,
     /// From when on pairs are asked for.
     pub start: AnnotatorStart,
     /// How long a pair must have held before it is asked for: 10 minutes for `openai` and nothing
@@ -27,6 +29,12 @@ pub struct Annotator {
     pub describe_model: Option<String>,
     /// `openai`: the environment variable that holds the key; none is sent where it is not set.
     pub key_variable: String,
+    /// `openai`: where the same model is asked while that endpoint is down or refuses, in this order.
+    pub fallback: Vec<Fallback>,
+    /// `openai`: most calls begun in a minute, where the endpoint has such a limit.
+    pub requests_per_minute: Option<u64>,
+    /// `openai`: most tokens read and written in a minute.
+    pub tokens_per_minute: Option<u64>,
     /// `openai`: USD for a million tokens read. 0 for a model of one's own.
     pub input_price: Option<f64>,
     /// `openai`: USD for a million tokens written.
@@ -65,6 +73,16 @@ pub struct Annotator {
     pub prompts: PromptFiles,
 }
 
+/// `[[annotator.fallback]]`: another endpoint that has the same models under the same names.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Fallback {
+    /// Where its API begins.
+    pub url: String,
+    /// The environment variable that holds its key; none is sent where it is not said or not set.
+    pub key_variable: Option<String>,
+}
+
 /// `[annotator.prompts]`: files, relative to the config's folder.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -84,6 +102,17 @@ pub enum AnnotatorKind {
     Template,
     /// A model behind any endpoint that speaks OpenAI's chat API.
     OpenAi,
+}
+
+/// `[annotator] transport`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Transport {
+    /// The service calls the endpoint.
+    #[default]
+    Online,
+    /// `openai`: in files, by `everpair requests`; the service calls nobody.
+    Batch,
 }
 
 /// `[annotator] start`.
@@ -114,12 +143,16 @@ impl Default for Annotator {
     fn default() -> Self {
         Annotator {
             kind: AnnotatorKind::default(),
+            transport: Transport::default(),
             start: AnnotatorStart::default(),
             settle: None,
             url: String::new(),
             model: String::new(),
             describe_model: None,
             key_variable: "EVERPAIR_API_KEY".into(),
+            fallback: Vec::new(),
+            requests_per_minute: None,
+            tokens_per_minute: None,
             input_price: None,
             output_price: None,
             budget: None,
@@ -147,12 +180,14 @@ impl fmt::Debug for Annotator {
         let numbers = (self.concurrency, self.timeout, self.attempts, self.images, self.captions);
         let tokens = (self.max_tokens, &self.max_tokens_field, self.image_tokens);
         f.debug_struct("Annotator")
-            .field("kind", &self.kind)
+            .field("kind", &(self.kind, self.transport))
             .field("start", &self.start)
             .field("settle", &self.settle)
             .field("url", &self.url)
             .field("model", &(&self.model, &self.describe_model))
             .field("key_variable", &self.key_variable)
+            .field("fallback", &self.fallback)
+            .field("per_minute", &(self.requests_per_minute, self.tokens_per_minute))
             .field("prices", &(self.input_price, self.output_price))
             .field("budgets", &(self.budget, self.daily_budget))
             .field("numbers", &numbers)
@@ -173,6 +208,11 @@ impl Annotator {
         })
     }
 
+    /// Whether the service itself calls an endpoint.
+    pub fn calls(&self) -> bool {
+        self.kind == AnnotatorKind::OpenAi && self.transport == Transport::Online
+    }
+
     /// Without a budget nothing is asked: whoever forgot it must not find out by the bill.
     pub(super) fn check(&self) -> Result<(), Invalid> {
         if self.kind == AnnotatorKind::Template {
@@ -182,8 +222,22 @@ impl Annotator {
         let needs = |name: &str, what: &str| {
             Invalid(format!("[annotator] kind = \"openai\" needs {name}: {what}"))
         };
-        if !self.url.starts_with("http://") && !self.url.starts_with("https://") {
-            return Err(needs("url", "where its API begins, such as \"http://localhost:8000/v1\""));
+        let is_url = |url: &str| url.starts_with("http://") || url.starts_with("https://");
+        let called = self.transport == Transport::Online || !self.url.is_empty();
+        let begins = "where its API begins, such as \"http://localhost:8000/v1\"";
+        if called && !is_url(&self.url) {
+            return Err(needs("url", begins));
+        }
+        if let Some(Fallback { url, .. }) = self.fallback.iter().find(|other| !is_url(&other.url)) {
+            return fail(format!("[[annotator.fallback]] url = {url:?}: must be {begins}"));
+        }
+        for (name, most) in [
+            ("requests_per_minute", self.requests_per_minute),
+            ("tokens_per_minute", self.tokens_per_minute),
+        ] {
+            if most.is_some_and(|most| !(1..=1_000_000_000).contains(&most)) {
+                return fail(format!("[annotator] {name}: must be 1 to 1000000000"));
+            }
         }
         if self.model.is_empty() {
             return Err(needs("model", "its name, as the endpoint has it"));

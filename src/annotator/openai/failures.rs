@@ -30,6 +30,9 @@ pub struct Failure {
     pub times: u32,
     /// When it is asked again, microseconds UTC.
     pub again_at: i64,
+    /// The batch that its last try was in, if it was in one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub batch: Option<String>,
 }
 
 /// How long requests are put off, and how often.

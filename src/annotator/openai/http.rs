@@ -13,13 +13,28 @@ use schemas::{config::Annotator, limits};
 use super::reply::Ended;
 use crate::{fetch::retry_after, secrets};
 
-/// The endpoint.
+/// The endpoint, and those that stand in for it.
 #[derive(Clone)]
 pub struct Endpoint {
     client: Client,
-    url: String,
-    key: Option<HeaderValue>,
+    /// Where each API begins, with its key.
+    all: Vec<(String, Option<HeaderValue>)>,
+    at: usize,
     timeout: Duration,
+}
+
+/// The key that an environment variable holds.
+fn key(variable: &str) -> anyhow::Result<Option<HeaderValue>> {
+    match std::env::var(variable) {
+        Ok(key) if !key.trim().is_empty() => {
+            secrets::learn(key.trim());
+            let mut value = HeaderValue::from_str(&format!("Bearer {}", key.trim()))
+                .with_context(|| format!("{variable} holds no key"))?;
+            value.set_sensitive(true);
+            Ok(Some(value))
+        }
+        _ => Ok(None),
+    }
 }
 
 impl Endpoint {
@@ -36,18 +51,35 @@ impl Endpoint {
             .pool_max_idle_per_host(config.concurrency)
             .build()
             .context("[annotator] needs an HTTP client (are the system's certificates there?)")?;
-        let key = match std::env::var(&config.key_variable) {
-            Ok(key) if !key.trim().is_empty() => {
-                secrets::learn(key.trim());
-                let mut value = HeaderValue::from_str(&format!("Bearer {}", key.trim()))
-                    .with_context(|| format!("{} holds no key", config.key_variable))?;
-                value.set_sensitive(true);
-                Some(value)
-            }
-            _ => None,
-        };
-        let url = format!("{}/chat/completions", config.url.trim_end_matches('/'));
-        Ok(Endpoint { client, url, key, timeout: config.timeout })
+        let own = (&config.url, Some(&config.key_variable));
+        let others = config.fallback.iter().map(|other| (&other.url, other.key_variable.as_ref()));
+        let all = std::iter::once(own).chain(others).map(|(url, variable)| {
+            let key = variable.map(|variable| key(variable)).transpose()?.flatten();
+            Ok((url.trim_end_matches('/').to_owned(), key))
+        });
+        let all = all.collect::<anyhow::Result<_>>()?;
+        Ok(Endpoint { client, all, at: 0, timeout: config.timeout })
+    }
+
+    /// Where it is asked now.
+    pub fn url(&self) -> &str {
+        &self.all[self.at].0
+    }
+
+    /// Which of them that is, counted from 0.
+    pub fn at(&self) -> usize {
+        self.at
+    }
+
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.all.len()
+    }
+
+    /// The next one is asked from now on; behind the last comes the first. False where there is one.
+    pub fn turn(&mut self) -> bool {
+        self.at = (self.at + 1) % self.all.len();
+        self.all.len() > 1
     }
 
     /// Sends a body and waits for the whole answer; servers that log requests know it by `id`.
@@ -63,9 +95,9 @@ impl Endpoint {
     /// # Errors
     /// It does not answer, or refuses; the message says what to look at.
     pub async fn models(&self) -> anyhow::Result<Vec<String>> {
-        let url = self.url.trim_end_matches("/chat/completions");
+        let (url, key) = &self.all[self.at];
         let mut request = self.client.get(format!("{url}/models")).timeout(self.timeout);
-        if let Some(key) = &self.key {
+        if let Some(key) = key {
             request = request.header(AUTHORIZATION, key);
         }
         let mut response = request.send().await.map_err(|error| anyhow!("{}", words(error)))?;
@@ -82,9 +114,11 @@ impl Endpoint {
     }
 
     async fn exchange(&self, id: &str, body: Vec<u8>) -> Ended {
-        let mut request = self.client.post(&self.url).header(CONTENT_TYPE, "application/json");
+        let (url, key) = &self.all[self.at];
+        let url = format!("{url}/chat/completions");
+        let mut request = self.client.post(url).header(CONTENT_TYPE, "application/json");
         request = request.header("x-request-id", id);
-        if let Some(key) = &self.key {
+        if let Some(key) = key {
             request = request.header(AUTHORIZATION, key);
         }
         let mut response = match request.body(body).send().await {

@@ -41,28 +41,57 @@ pub fn read(store: &Store) -> anyhow::Result<Vec<AnnotationRow>> {
     objects(store, FOLDER).context("outcomes that wait for a commit")
 }
 
-/// What the objects of a folder say, by their names. An object store takes its time for each, so
-/// several are read at once.
+/// The request ids of all that wait.
+///
+/// # Errors
+/// They cannot be listed.
+pub fn ids(store: &Store) -> anyhow::Result<Vec<String>> {
+    let names = store.list(FOLDER, "").context("list outcomes that wait for a commit")?;
+    let id = |(file, _): (String, u64)| file.strip_suffix(".json").map(str::to_owned);
+    Ok(names.into_iter().filter_map(id).collect())
+}
+
+/// Those of these requests that still wait, each by itself: one that cannot be read keeps none back.
+///
+/// # Errors
+/// A thread failed.
+pub fn rows(
+    store: &Store,
+    ids: &[String],
+) -> anyhow::Result<Vec<anyhow::Result<Option<AnnotationRow>>>> {
+    at_once(ids, |id| Ok(read_object(store, &name(id))))
+}
+
+/// What the objects of a folder say, by their names.
 ///
 /// # Errors
 /// One of them cannot be read.
 pub fn objects<T: DeserializeOwned + Send>(store: &Store, folder: &str) -> anyhow::Result<Vec<T>> {
     let names = store.list(folder, "").with_context(|| format!("list {folder}"))?;
-    let read = |(file, _): &(String, u64)| {
-        let name = format!("{folder}/{file}");
-        let Some(content) = store.get(&name)? else { return Ok(None) };
-        let said = serde_json::from_slice(&content).with_context(|| format!("read {name}"))?;
-        Ok(Some(said))
-    };
-    let all = |part: &[(String, u64)]| -> anyhow::Result<Vec<T>> {
-        part.iter().filter_map(|name| read(name).transpose()).collect()
-    };
-    let each = names.len().div_ceil(limits::RESTORE_THREADS_REMOTE).max(1);
+    let read = |(file, _): &(String, u64)| read_object(store, &format!("{folder}/{file}"));
+    Ok(at_once(&names, read)?.into_iter().flatten().collect())
+}
+
+fn read_object<T: DeserializeOwned>(store: &Store, name: &str) -> anyhow::Result<Option<T>> {
+    let Some(content) = store.get(name)? else { return Ok(None) };
+    serde_json::from_slice(&content).with_context(|| format!("read {name}")).map(Some)
+}
+
+/// An object store takes its time for each object, so `f` is done to several at once.
+///
+/// # Errors
+/// The first of them in order.
+pub fn at_once<I: Sync, T: Send>(
+    items: &[I],
+    f: impl Fn(&I) -> anyhow::Result<T> + Sync,
+) -> anyhow::Result<Vec<T>> {
+    let each = items.len().div_ceil(limits::RESTORE_THREADS_REMOTE).max(1);
+    let f = &f;
     let parts: Vec<anyhow::Result<Vec<T>>> = std::thread::scope(|scope| {
-        let threads: Vec<_> =
-            names.chunks(each).map(|part| scope.spawn(move || all(part))).collect();
+        let work = |part| scope.spawn(move || Iterator::map(<[I]>::iter(part), f).collect());
+        let threads: Vec<_> = items.chunks(each).map(work).collect();
         let join = |thread: std::thread::ScopedJoinHandle<'_, _>| {
-            thread.join().unwrap_or_else(|_| Err(anyhow!("a thread that reads {folder} panicked")))
+            thread.join().unwrap_or_else(|_| Err(anyhow!("a thread that reads or writes panicked")))
         };
         threads.into_iter().map(join).collect()
     });

@@ -14,7 +14,7 @@ use kernels::{
 use operators::flow::DESCRIBE;
 use schemas::{
     Channel, ContentId, limits,
-    tables::{Table, WITHDRAWN},
+    tables::{AnnotationRow, Table, WITHDRAWN},
 };
 
 use super::{
@@ -283,6 +283,22 @@ pub struct Memo {
     pub described: HashMap<String, Known>,
     /// What has failed for now, by request id.
     pub failures: HashMap<String, Failure>,
+}
+
+impl Memo {
+    /// Notes what a description says, if the row is one.
+    pub fn learn(&mut self, row: &AnnotationRow) {
+        if row.task == DESCRIBE {
+            let parts = Description::of_parts(&row.instructions);
+            let is = parts.filter(|_| row.outcome == "ok").map_or(Known::Failed, Known::Here);
+            self.described.insert(row.request_id.clone(), is);
+        }
+    }
+
+    /// Whether a request has an outcome.
+    pub fn has(&self, request_id: &str) -> bool {
+        ContentId::parse(request_id).is_some_and(|id| self.requests.contains(&id))
+    }
 }
 
 /// Reads the ids of all outcomes.

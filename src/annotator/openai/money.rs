@@ -267,8 +267,7 @@ impl Ledger {
             let most = left.min(of_day.unwrap_or(left));
             let drawn = (self.budget / limits::ANNOTATOR_SLICES).clamp(amount, most);
             let page = Page { drawn, spent: None, day: today, writer: self.writer.clone() };
-            let newest = self.others.keys().chain(self.mine.keys()).max();
-            let number = newest.map_or(1, |newest| newest + 1);
+            let number = self.next();
             let content = serde_json::to_vec(&page).context("write a slice")?;
             if self.store.put_new(&name(number), content).context("draw from the budget")? {
                 self.mine.values_mut().for_each(|slice| slice.full = true);
@@ -283,6 +282,34 @@ impl Ledger {
             self.others = all;
         }
         bail!("{FOLDER}: other writers draw from the budget too fast")
+    }
+
+    /// Draws a slice of exactly so much, for calls that another process makes: [`close`] ends it. None
+    /// where the budgets do not allow it.
+    ///
+    /// # Errors
+    /// The store failed: no call may be made.
+    pub fn take(&mut self, amount: Nanos, now_us: i64) -> anyhow::Result<Option<u64>> {
+        for _ in 0..DRAW_ATTEMPTS {
+            let today = day(now_us);
+            if self.left(today) < amount {
+                return Ok(None);
+            }
+            let (spent, writer) = (None, self.writer.clone());
+            let page = Page { drawn: amount, spent, day: today, writer };
+            let number = self.next();
+            let content = serde_json::to_vec(&page).context("write a slice")?;
+            if self.store.put_new(&name(number), content).context("draw from the budget")? {
+                self.others.insert(number, page);
+                return Ok(Some(number));
+            }
+            self.others = pages(&self.store)?;
+        }
+        bail!("{FOLDER}: other writers draw from the budget too fast")
+    }
+
+    fn next(&self) -> u64 {
+        self.others.keys().chain(self.mine.keys()).max().map_or(1, |newest| newest + 1)
     }
 
     /// A call has ended, and cost so much.
@@ -344,6 +371,22 @@ impl Ledger {
         let all: Vec<u64> = self.mine.keys().copied().collect();
         all.into_iter().try_for_each(|number| self.close(number))
     }
+}
+
+/// Ends a slice that [`Ledger::take`] drew: of it so much was spent. Once more only adds: what was
+/// spent stays so.
+///
+/// # Errors
+/// The store failed, or there is no such slice: it counts as spent.
+pub fn close(store: &Store, slice: u64, spent: Nanos) -> anyhow::Result<()> {
+    let name = name(slice);
+    let content = store.get(&name)?.with_context(|| format!("{name} has gone"))?;
+    let page: Page = serde_json::from_slice(&content).with_context(|| format!("read {name}"))?;
+    let spent = page.spent.map_or(spent, |before| before.max(spent));
+    // An endpoint that bills more than it could is owed all the same.
+    let page = Page { drawn: page.drawn.max(spent), spent: Some(spent), ..page };
+    let content = serde_json::to_vec(&page).context("write a slice")?;
+    store.replace(&name, content).context("close a slice of the budget")
 }
 
 #[cfg(test)]

@@ -85,7 +85,7 @@ impl Pace {
 
     /// The endpoint has answered, whatever it said.
     pub fn answered(&mut self, sent: Instant, now: Instant, in_flight: usize) {
-        (self.failures, self.down_since, self.rests_until, self.waits) = (0, None, None, 0);
+        self.begins_anew();
         let took = now.saturating_duration_since(sent).as_secs_f64();
         let mix = |old: f64, weight: f64| old + weight * (took - old);
         (self.short, self.long) = match self.calls {
@@ -128,6 +128,11 @@ impl Pace {
         let (least, most) = limits::ANNOTATOR_DOWN_WAIT;
         self.rest(now, least.saturating_mul(1 << self.waits.min(10)).min(most));
         self.waits += 1;
+    }
+
+    /// Another endpoint is asked from now on: of this one nothing bad is known.
+    pub fn begins_anew(&mut self) {
+        (self.failures, self.down_since, self.rests_until, self.waits) = (0, None, None, 0);
     }
 
     fn rest(&mut self, now: Instant, time: Duration) {

@@ -2,8 +2,8 @@
 
 mod calls;
 mod outcomes;
-mod queue;
-mod row;
+pub(super) mod queue;
+pub(super) mod row;
 
 use std::{
     collections::{BTreeSet, HashMap, HashSet, VecDeque},
@@ -32,6 +32,7 @@ use super::{
     money::{Ledger, Nanos, Prices, Reserved, nanos, usd},
     pace::Pace,
     prompts::{Description, Prompts, Variation, is_turned, ordered},
+    rate::Rate,
     reply::Ended,
 };
 use crate::delta::Store;
@@ -78,6 +79,12 @@ struct Flight {
     id: String,
     reserved: Option<Reserved>,
     sent: Instant,
+    /// Which endpoint was asked.
+    endpoint: usize,
+    /// Tokens that it was thought to take.
+    tokens: u64,
+    /// The most that it can take.
+    most_tokens: u64,
     abort: AbortHandle,
 }
 
@@ -105,9 +112,13 @@ pub(super) struct Work {
     handed: Sender<AnnotationRow>,
     standing: Arc<Mutex<Standing>>,
     pace: Pace,
+    rate: Rate,
+    /// Calls that told their tokens, and these.
+    told_tokens: (u64, u64),
     open: HashMap<String, Open>,
     queue: Queue,
     patience: Patience,
+    uncommitted: usize,
     /// Requests that have failed for now, wanted or not.
     failures: HashMap<String, Failure>,
     flights: HashMap<u64, Flight>,
@@ -121,6 +132,10 @@ pub(super) struct Work {
     here: VecDeque<String>,
     at: Standing,
     refused: Option<(String, Instant)>,
+    /// Endpoints that have refused since something was answered.
+    refusals: usize,
+    /// How often another endpoint was taken since then.
+    turns: usize,
     /// The endpoint has taken a request of this process; before it has, so many were bad in a row.
     answered: bool,
     bad_requests: u32,
@@ -142,10 +157,12 @@ impl Work {
         handed: Sender<AnnotationRow>,
         standing: Arc<Mutex<Standing>>,
     ) -> Work {
-        let Parts { config, prompts, store, library, memo, patience } = parts;
+        let Parts { config, prompts, store, library, memo, patience, uncommitted } = parts;
         Work {
             prices: Prices::of(&config),
             pace: Pace::new(config.concurrency),
+            rate: Rate::of(&config),
+            told_tokens: (0, 0),
             config,
             prompts,
             endpoint,
@@ -162,6 +179,7 @@ impl Work {
             open: HashMap::new(),
             queue: Queue::default(),
             patience,
+            uncommitted,
             failures: memo.failures,
             flights: HashMap::new(),
             turn: 0,
@@ -171,6 +189,8 @@ impl Work {
             here: VecDeque::new(),
             at: Standing::default(),
             refused: None,
+            refusals: 0,
+            turns: 0,
             answered: false,
             bad_requests: 0,
             began: None,
@@ -359,7 +379,9 @@ impl Work {
         });
         self.at.spent = usd(spent);
         self.at.spent_now = usd(spent.saturating_sub(self.spent_before));
-        self.at.refused = self.refused.as_ref().map(|(why, _)| why.clone());
+        // Not before each endpoint has refused.
+        let refused = self.refused.as_ref().filter(|_| self.refusals >= self.endpoint.count());
+        self.at.refused = refused.map(|(why, _)| why.clone());
         self.at.down_seconds = self.pace.down_since().map(seconds);
         *self.standing.lock().unwrap_or_else(PoisonError::into_inner) = self.at.clone();
     }
@@ -381,7 +403,7 @@ fn lock<T>(held: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     held.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn now_us() -> i64 {
+pub(super) fn now_us() -> i64 {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     now.map_or(0, |elapsed| i64::try_from(elapsed.as_micros()).unwrap_or(i64::MAX))
 }

@@ -18,23 +18,40 @@ use super::{
     queue::Job,
 };
 
+/// What has come of a job.
+enum Made {
+    /// A call was made, or none is needed.
+    Done,
+    /// The endpoint's limits per minute do not allow it yet.
+    TooFast,
+    /// Which budget does not cover the most that it can cost.
+    TooDear(&'static str, Nanos),
+}
+
 impl Work {
     pub(super) fn start_calls(&mut self) {
         let now = Instant::now();
         self.queue.wake(now);
         self.look_at_money(now);
+        // The audit may be slower than the endpoint, and commits wait for their epoch.
         while !self.at.paused
-            && self.pace.has_room(self.flights.len(), now)
+            && self.handed_out.len() + self.writing < self.uncommitted
+            // What is not written down yet a kill would lose.
+            && self.pace.has_room(self.flights.len() + self.writing, now)
             && let Some(job) = self.queue.pop()
         {
             match self.call(&job) {
-                Ok(None) => self.queue.count(&job),
-                Ok(Some(_)) if !self.flights.is_empty() => {
+                Ok(Made::Done) => self.queue.count(&job),
+                Ok(Made::TooFast) => {
+                    self.queue.push(job);
+                    break;
+                }
+                Ok(Made::TooDear(..)) if !self.flights.is_empty() => {
                     // What is in flight may turn out cheaper than it could be.
                     self.queue.push(job);
                     break;
                 }
-                Ok(Some((out_of, most))) => {
+                Ok(Made::TooDear(out_of, most)) => {
                     // From here on less is left, until there is another day.
                     self.money.out_of = Some(out_of);
                     self.queue.too_dear(most, job);
@@ -94,31 +111,35 @@ impl Work {
         self.prices.cost(read, written)
     }
 
-    /// Makes a call, or says which budget does not cover the most that it can cost.
-    fn call(&mut self, job: &Job) -> anyhow::Result<Option<(&'static str, Nanos)>> {
+    fn call(&mut self, job: &Job) -> anyhow::Result<Made> {
         self.look_up_descriptions(job)?;
-        let Some(open) = self.open.get(&job.id) else { return Ok(None) };
+        let Some(open) = self.open.get(&job.id) else { return Ok(Made::Done) };
         let Some(chat) = self.chat(open) else {
             // Its description has gone meanwhile: it is asked for again.
             let (request, id) = (open.request.clone(), job.id.clone());
             let describe_id = open.describe_id.clone().unwrap_or_default();
             self.known.remove(&describe_id);
             self.describe(request, describe_id, id);
-            return Ok(None);
+            return Ok(Made::Done);
         };
         if self.config.images == 0 && open.describe_id.is_none() {
             let said = |side: &(ContentId, Option<Arc<str>>)| side.1.is_some();
             if !said(&open.request.query) && !said(&open.request.target) {
                 self.close(&job.id, Err("no_captions"));
-                return Ok(None);
+                return Ok(Made::Done);
             }
         }
         let most = self.most(&chat);
         let reserved = match self.ledger.reserve(most, now_us())? {
             Draw::Yes(reserved) => reserved,
-            Draw::Spent => return Ok(Some(("budget", most))),
-            Draw::SpentToday => return Ok(Some(("daily_budget", most))),
+            Draw::Spent => return Ok(Made::TooDear("budget", most)),
+            Draw::SpentToday => return Ok(Made::TooDear("daily_budget", most)),
         };
+        let (tokens, most_tokens) = self.tokens(&chat);
+        if !self.rate.take(tokens, Instant::now()) {
+            self.settle(reserved, 0);
+            return Ok(Made::TooFast);
+        }
         self.began.get_or_insert_with(Instant::now);
         self.turn += 1;
         let (turn, endpoint, told) = (self.turn, self.endpoint.clone(), self.told.clone());
@@ -139,10 +160,21 @@ impl Work {
             id: job.id.clone(),
             reserved: Some(reserved),
             sent: Instant::now(),
+            endpoint: self.endpoint.at(),
+            tokens,
+            most_tokens,
             abort: task.abort_handle(),
         };
         self.flights.insert(turn, flight);
-        Ok(None)
+        Ok(Made::Done)
+    }
+
+    /// Those that a call takes about: the mean of calls so far, or before there is one the most. And the
+    /// most.
+    fn tokens(&self, chat: &Chat) -> (u64, u64) {
+        let (read, written) = chat.most_tokens(&self.config);
+        let most = read + written;
+        (self.told_tokens.1.checked_div(self.told_tokens.0).unwrap_or(most), most)
     }
 
     /// The description of a pair that waits, where it is in the table only, and those of the pairs

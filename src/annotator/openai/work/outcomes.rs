@@ -31,6 +31,12 @@ impl Work {
                 told((bill, without_copies(verdict, &self.prompts)), Said::Instructions)
             }
         };
+        if let Bill::Tokens(usage) = bill {
+            // An endpoint may say anything.
+            let tokens = usage.read.saturating_add(usage.written).min(flight.most_tokens);
+            self.rate.took(flight.tokens, tokens);
+            self.told_tokens = (self.told_tokens.0 + 1, self.told_tokens.1 + tokens);
+        }
         if let Some(reserved) = flight.reserved.take() {
             let cost = match bill {
                 Bill::Nothing => 0,
@@ -47,7 +53,7 @@ impl Work {
             }
         }
         if let Verdict::Refuses(why) = verdict {
-            self.refuses(why, &id, now);
+            self.refuses(why, &id, now, flight.endpoint);
             return;
         }
         let answered = !matches!(verdict, Verdict::Later { .. } | Verdict::Final("bad_request", _));
@@ -61,32 +67,57 @@ impl Work {
             && self.bad_requests > limits::ANNOTATOR_BAD_REQUESTS
             && let Verdict::Final(_, why) = verdict
         {
-            self.refuses(format!("{why} (does [annotator] ask in a way it takes?)"), &id, now);
+            let why = format!("{why} (does [annotator] ask in a way it takes?)");
+            self.refuses(why, &id, now, flight.endpoint);
             return;
         }
-        self.refused = None;
+        (self.refused, self.refusals) = (None, 0);
+        self.turns *= usize::from(!answered);
+        // Of an endpoint that is not asked any more: it says nothing about the one that is.
+        let stale = flight.endpoint != self.endpoint.at();
         // What did not get there, or could not be read here, is no request's fault.
         let faultless = matches!(ended, Ended::Unreachable(_) | Ended::NoStore(_));
         let free = bill == Bill::Nothing;
         match &verdict {
-            Verdict::Later { after, pushed_back, .. } if *pushed_back => {
+            Verdict::Later { after, pushed_back, .. } if *pushed_back && !stale => {
                 self.pace.pushed_back(flight.sent, now, *after);
             }
             Verdict::Later { .. } => {}
             _ if matches!(ended, Ended::Gone) => {}
             _ => self.pace.answered(flight.sent, now, self.flights.len()),
         }
-        self.decide(&id, verdict, now, (faultless, free));
+        if self.decide(&id, verdict, now, (faultless, free, stale)) {
+            self.turn();
+        }
+    }
+
+    /// An endpoint is down, or refuses: another one is tried, if there is one.
+    fn turn(&mut self) {
+        if !self.endpoint.turn() {
+            return;
+        }
+        // Nothing is known of how this one is to be asked.
+        (self.answered, self.bad_requests) = (false, 0);
+        self.turns += 1;
+        if self.turns < self.endpoint.count() {
+            self.pace.begins_anew();
+        }
+        tracing::warn!("the annotator goes on at {}", self.endpoint.url());
     }
 
     /// The key, the model or the account: no request is to blame, and all wait.
-    fn refuses(&mut self, why: String, id: &str, now: Instant) {
+    fn refuses(&mut self, why: String, id: &str, now: Instant, from: usize) {
         if self.refused.as_ref().is_none_or(|(before, _)| *before != why) {
             tracing::error!("the annotator's endpoint refuses: {why}");
         }
         let since = self.refused.take().map_or(now, |(_, since)| since);
         self.refused = Some((why, since));
-        self.pace.goes_down(now);
+        // Each endpoint counts once, however many calls it has turned away at once.
+        if self.endpoint.at() == from {
+            self.refusals += 1;
+            self.pace.goes_down(now);
+            self.turn();
+        }
         // Another request is tried before it: it may be this one alone that is refused.
         self.again(id, now, limits::ANNOTATOR_DOWN_WAIT.0, true);
     }
@@ -99,15 +130,16 @@ impl Work {
         self.queue.again(now + wait, open.job.clone());
     }
 
-    /// `faultless`: the request has no part in it; `free`: the try has cost nothing.
+    /// `faultless`: the request has no part in it; `free`: the try has cost nothing. True where it says
+    /// that the endpoint is down. `stale`: another one is asked meanwhile.
     fn decide(
         &mut self,
         id: &str,
         verdict: Verdict<Said>,
         now: Instant,
-        (faultless, free): (bool, bool),
-    ) {
-        let Some(open) = self.open.get_mut(id) else { return };
+        (faultless, free, stale): (bool, bool, bool),
+    ) -> bool {
+        let Some(open) = self.open.get_mut(id) else { return false };
         match verdict {
             Verdict::Answer(said) => self.close(id, Ok(said)),
             Verdict::Final(outcome, why) => {
@@ -130,23 +162,25 @@ impl Work {
             Verdict::Later { outcome, why, after, .. } => {
                 let tries = open.tries;
                 // A try that may have cost counts, however the endpoint is.
-                let (was_down, down) = (self.pace.is_down(), self.pace.failed(now));
+                let (was_down, down) = (self.pace.is_down(), !stale && self.pace.failed(now));
                 if down && !was_down {
                     tracing::warn!("the annotator's endpoint is down: {why}");
                 }
                 self.at.failure = Some(why.clone());
-                let spared = faultless || (down && free);
+                let spared = faultless || ((down || stale) && free);
                 // A request that was put off is tried once each time.
                 let most = if open.put_off == 0 { self.config.attempts } else { 1 };
                 if tries >= most && !spared {
                     self.put_off(id, outcome, &why, now);
-                    return;
+                    return down;
                 }
                 let dice = Dice::of(id, "backoff").number(tries as usize) as f64 / u64::MAX as f64;
                 self.again(id, now, backoff(tries, after, dice), spared);
+                return down;
             }
             Verdict::Refuses(_) => {}
         }
+        false
     }
 
     /// It is asked again in minutes or hours, unless it was put off often enough: then the failure
@@ -167,6 +201,7 @@ impl Work {
             row: row(&self.config, &self.prompts, &self.known, open, Err(outcome)),
             times: open.put_off,
             again_at: now_us() + i64::try_from(wait.as_micros()).unwrap_or(i64::MAX / 2),
+            batch: None,
         };
         self.queue.put_off(now + wait, open.job.clone());
         if let Err(error) = failures::write(&self.store, &failure) {

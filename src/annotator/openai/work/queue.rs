@@ -13,7 +13,7 @@ use super::super::{
 /// What is asked, in the order in which it is while money does for all: both directions of a pair, and
 /// pairs with an image in common, one after the other, which is what the caches of servers like.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Job {
+pub(in crate::annotator::openai) struct Job {
     /// The contents, the smaller one first.
     pub pair: Both,
     /// The query is the second of them.
@@ -26,7 +26,7 @@ pub(super) struct Job {
 
 /// Requests that no call is in flight for.
 #[derive(Debug, Default)]
-pub(super) struct Queue {
+pub(in crate::annotator::openai) struct Queue {
     ready: BTreeSet<Job>,
     /// The same by what they are worth, where money is scarce.
     order: Option<Order<Job>>,

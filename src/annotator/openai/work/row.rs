@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use operators::flow::{DESCRIBE, TASK};
+use operators::flow::{DESCRIBE, Request, TASK};
 use schemas::{config::Annotator, tables::AnnotationRow};
 
 use crate::annotator::audit::unaudited;
@@ -12,7 +12,7 @@ use super::{
         library::Known,
         model_id,
         money::usd,
-        prompts::{Description, Prompts, is_turned},
+        prompts::{Description, Prompts, is_turned, ordered},
         reply::{Bill, Verdict},
     },
     Open, now_us,
@@ -20,13 +20,13 @@ use super::{
 
 /// What a model has said.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) enum Said {
+pub(in crate::annotator::openai) enum Said {
     Description(Description),
     Instructions(Vec<String>),
 }
 
 /// The same, whichever of the two was asked for.
-pub(super) fn told<T>(
+pub(in crate::annotator::openai) fn told<T>(
     (bill, verdict): (Bill, Verdict<T>),
     say: fn(T) -> Said,
 ) -> (Bill, Verdict<Said>) {
@@ -42,7 +42,63 @@ pub(super) fn told<T>(
     (bill, verdict)
 }
 
-/// The row of `annotations`.
+/// A row of `annotations` before anything was said: who is asked about which contents, by which words.
+pub(in crate::annotator::openai) fn asked(
+    config: &Annotator,
+    prompts: &Prompts,
+    request: &Request,
+    (id, describes): (&str, bool),
+) -> AnnotationRow {
+    let model = model_id(config, prompts);
+    let mut row = AnnotationRow {
+        request_id: id.to_owned(),
+        query_content_id: request.query.0.hex(),
+        target_content_id: request.target.0.hex(),
+        task: TASK.into(),
+        model: model.model,
+        prompt_version: model.prompt_version,
+        outcome: String::new(),
+        description: None,
+        instructions: Vec::new(),
+        audits: Vec::new(),
+        prompt_tokens: None,
+        completion_tokens: None,
+        cost_usd: None,
+        created_at: now_us(),
+        epoch: 0,
+    };
+    if describes {
+        let [first, second] = ordered(request).map(|side| side.0.hex());
+        (row.query_content_id, row.target_content_id) = (first, second);
+        row.task = DESCRIBE.into();
+        row.model = config.describe_model.clone().unwrap_or_else(|| config.model.clone());
+        row.prompt_version = prompts.describe_version();
+    }
+    row
+}
+
+/// What has come of it; `description` is what instructions were asked for with, in their direction.
+pub(in crate::annotator::openai) fn say(
+    row: &mut AnnotationRow,
+    said: Result<Said, &str>,
+    description: Option<String>,
+) {
+    row.outcome = said.as_ref().err().map_or("ok", |outcome| outcome).to_owned();
+    match said {
+        Err(_) => {}
+        Ok(Said::Description(description)) => {
+            row.description = Some(description.text("A", "B"));
+            row.instructions = description.parts();
+        }
+        Ok(Said::Instructions(texts)) => {
+            row.description = description;
+            row.audits = texts.iter().map(|_| unaudited()).collect();
+            row.instructions = texts;
+        }
+    }
+}
+
+/// The row of a request that has ended.
 pub(super) fn row(
     config: &Annotator,
     prompts: &Prompts,
@@ -55,46 +111,11 @@ pub(super) fn row(
         Some(Known::Here(description)) => Some(description.directed(is_turned(request))),
         _ => None,
     });
-    let [first, second] = open.job.pair.map(|content| content.hex());
-    let is_description = open.describe_id.is_none();
-    let model = model_id(config, prompts);
     let tokens = |count: Option<u64>| count.and_then(|count| i64::try_from(count).ok());
-    let mut row = AnnotationRow {
-        request_id: open.job.id.clone(),
-        query_content_id: request.query.0.hex(),
-        target_content_id: request.target.0.hex(),
-        task: TASK.into(),
-        model: model.model,
-        prompt_version: model.prompt_version,
-        outcome: "ok".into(),
-        description,
-        instructions: Vec::new(),
-        audits: Vec::new(),
-        prompt_tokens: tokens(open.read),
-        completion_tokens: tokens(open.written),
-        cost_usd: Some(usd(open.cost)),
-        created_at: now_us(),
-        epoch: 0,
-    };
-    if is_description {
-        (row.query_content_id, row.target_content_id) = (first, second);
-        row.task = DESCRIBE.into();
-        row.model = config.describe_model.clone().unwrap_or_else(|| config.model.clone());
-        row.prompt_version = prompts.describe_version();
-    }
-    match said {
-        Err(outcome) => {
-            row.outcome = outcome.into();
-            row.description = None;
-        }
-        Ok(Said::Description(description)) => {
-            row.description = Some(description.text("A", "B"));
-            row.instructions = description.parts();
-        }
-        Ok(Said::Instructions(texts)) => {
-            row.audits = texts.iter().map(|_| unaudited()).collect();
-            row.instructions = texts;
-        }
-    }
+    let mut row = asked(config, prompts, request, (&open.job.id, open.describe_id.is_none()));
+    row.prompt_tokens = tokens(open.read);
+    row.completion_tokens = tokens(open.written);
+    row.cost_usd = Some(usd(open.cost));
+    say(&mut row, said, description);
     row
 }

@@ -1,0 +1,450 @@
+//! What is to be asked, as a file.
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    fs::{self, File},
+    io::{BufWriter, ErrorKind, Write},
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, bail};
+use operators::flow::Request;
+use schemas::{
+    ContentId,
+    config::Config,
+    limits,
+    tables::{AnnotationRow, Table},
+};
+use serde::Serialize;
+
+use super::{
+    super::{
+        failures::{self, Failure},
+        journal,
+        library::{Known, Library, Memo, Tables, memo},
+        model_id,
+        money::{Ledger, Nanos, Prices, day, usd},
+        prompts::{Chat, Description, Prompts, Variation, is_turned, ordered},
+        wanted::{Wanted, wanted},
+        work::{
+            now_us,
+            queue::{Job, Queue},
+            row::{asked, say},
+        },
+    },
+    Batch, Out, read_all,
+};
+use crate::{
+    dataset::{self, At, Dataset},
+    delta::Store,
+    service::open_tables,
+    settings::mining,
+};
+
+/// What was written.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Exported {
+    /// The batch; none where there is nothing to ask, or no money for it.
+    pub batch: Option<String>,
+    /// Requests in it that describe.
+    pub describe: u64,
+    /// Requests in it for instructions.
+    pub instruct: u64,
+    /// Bytes of the file.
+    pub bytes: u64,
+    /// The most that it can cost; so much is drawn from the budget.
+    pub most_usd: f64,
+    /// Requests that could be asked too, but for the limits of a batch.
+    pub later: u64,
+    /// Requests that the budget does not cover.
+    pub unpaid: u64,
+    /// Pairs whose description has to come first.
+    pub waiting: u64,
+    /// Requests that are out in batches from before.
+    pub out: u64,
+    /// Requests left out because an image or a description of theirs cannot be read now.
+    pub left_out: u64,
+    /// Requests that ended here, because there is nothing to ask about.
+    pub ended: u64,
+}
+
+/// A request for a job of the queue, with the description's where it is for instructions.
+type Asked = (Request, Option<String>);
+
+/// What can be asked now.
+#[derive(Default)]
+struct Open {
+    queue: Queue,
+    asked: HashMap<String, Asked>,
+    known: Memo,
+    failures: HashMap<String, Failure>,
+}
+
+/// Writes what the pairs of the newest epoch ask for into a file of at most `most` requests.
+///
+/// # Errors
+/// The tables cannot be read, the file is there already or cannot be written, or another export is under
+/// way: then nothing is out, and nothing is drawn from the budget.
+pub fn export(config: &Config, file: &Path, most: usize) -> anyhow::Result<Exported> {
+    if file.exists() {
+        bail!("{} is there already: a batch that was not sent?", file.display());
+    }
+    let prompts = Prompts::of(&config.annotator)?;
+    let store = open_tables(config)?;
+    if dataset::latest(&store)?.is_none() {
+        bail!("no epoch is committed yet: run the service first");
+    }
+    // In this order: an answer leaves a batch when it is written down, and that when it is in the table.
+    let batches = read_all(&store)?;
+    let mut said = Exported::default();
+    let mut open = collect(config, &prompts, &store, &batches, &mut said)?;
+    let library = Tables::new(&store, mining(config)?.bands);
+    let mut ledger = Ledger::open(&store, &config.annotator).context("read what was spent")?;
+    let now = now_us();
+    let name = format!("{}-{}", stamp(now), &uuid::Uuid::new_v4().simple().to_string()[..8]);
+    let left = ledger.left(day(now));
+    let partial = beside(file, &name);
+    let mut writing = Writing {
+        config,
+        prompts: &prompts,
+        name: &name,
+        prices: Prices::of(&config.annotator),
+        library,
+        file: BufWriter::new(File::create(&partial).with_context(|| named(&partial))?),
+        left,
+        limit: most,
+        drawn: 0,
+        out: Vec::new(),
+    };
+    let written = writing.all(&mut open, &mut said);
+    let done = written.and_then(|()| {
+        writing.file.flush().and_then(|()| writing.file.get_ref().sync_all())?;
+        Ok((std::mem::take(&mut writing.out), writing.drawn))
+    });
+    let gone = |error| {
+        // What has failed says why; a file that stays has another name.
+        let _ = fs::remove_file(&partial);
+        error
+    };
+    let (out, drawn) = done.with_context(|| named(&partial)).map_err(gone)?;
+    if out.is_empty() {
+        fs::remove_file(&partial).with_context(|| named(&partial))?;
+        return Ok(said);
+    }
+    let slice = match drawn {
+        0 => None,
+        _ => match ledger.take(drawn, now).map_err(gone)? {
+            Some(slice) => Some(slice),
+            None => {
+                return Err(gone(anyhow::anyhow!(
+                    "somebody else draws from the budget: nothing is exported, try again"
+                )));
+            }
+        },
+    };
+    let requests = out.len() as u64;
+    let batch = Batch { name, exported_at: now, requests, slice, spent: 0, out };
+    if let Err(error) = batch.write(&store) {
+        batch.settle(&store, 0)?;
+        return Err(gone(error));
+    }
+    // Both of two exports at once see the other's: they may have the same requests.
+    let before: HashSet<&String> = batches.iter().map(|batch| &batch.name).collect();
+    let others = read_all(&store)?;
+    if others.iter().any(|other| other.name != batch.name && !before.contains(&other.name)) {
+        batch.settle(&store, 0)?;
+        batch.remove(&store)?;
+        return Err(gone(anyhow::anyhow!(
+            "another export is under way: nothing is exported, try again when it is done"
+        )));
+    }
+    if let Err(error) = publish(&partial, file) {
+        batch.settle(&store, 0)?;
+        batch.remove(&store)?;
+        return Err(gone(error));
+    }
+    said.most_usd = usd(drawn);
+    said.batch = Some(batch.name);
+    Ok(said)
+}
+
+fn named(file: &Path) -> String {
+    format!("write {}", file.display())
+}
+
+fn beside(file: &Path, name: &str) -> PathBuf {
+    let mut path = file.as_os_str().to_owned();
+    path.push(format!(".{name}.partial"));
+    path.into()
+}
+
+/// Gives a file its name, unless there is one of that name.
+fn publish(partial: &Path, file: &Path) -> anyhow::Result<()> {
+    match fs::hard_link(partial, file) {
+        Ok(()) => fs::remove_file(partial).with_context(|| named(partial)),
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+            bail!("{} is there already: a batch that was not sent?", file.display())
+        }
+        // Not every file system has links.
+        Err(_) => fs::rename(partial, file).with_context(|| named(file)),
+    }
+}
+
+fn stamp(now_us: i64) -> String {
+    let at = chrono::DateTime::from_timestamp_micros(now_us).unwrap_or_default();
+    at.format("%Y%m%dT%H%M%SZ").to_string()
+}
+
+/// What has no answer and is not out. What cannot be asked ends here.
+fn collect(
+    config: &Config,
+    prompts: &Prompts,
+    store: &Store,
+    batches: &[Batch],
+    said: &mut Exported,
+) -> anyhow::Result<Open> {
+    let out: HashSet<&str> =
+        batches.iter().flat_map(|batch| &batch.out).map(|out| &*out.row.request_id).collect();
+    let waiting = journal::read(store)?;
+    let dataset = Dataset::open(store, &At::Latest)?;
+    let mut known = memo(&dataset.table(Table::Annotations)?).context("read the memo")?;
+    for row in &waiting {
+        known.learn(row);
+        known.requests.extend(ContentId::parse(&row.request_id));
+    }
+    let failures = failures::read(store)?.into_iter();
+    let failures = failures.map(|failure| (failure.row.request_id.clone(), failure)).collect();
+    let mut open = Open { known, failures, ..Open::default() };
+    let mut ended: Vec<AnnotationRow> = Vec::new();
+    let annotator = &config.annotator;
+    let model = model_id(annotator, prompts);
+    let Wanted { requests, .. } = wanted(&dataset, &model)?;
+    said.out = out.len() as u64;
+    for request in requests {
+        let id = request.request_id.clone();
+        if open.known.has(&id) || out.contains(id.as_str()) {
+            continue;
+        }
+        let mut end = |id: &str, describes, outcome| {
+            let mut row = asked(annotator, prompts, &request, (id, describes));
+            row.cost_usd = Some(0.0);
+            say(&mut row, Err(outcome), None);
+            ended.push(row);
+        };
+        let describe_id = prompts.describe_id(annotator, &request);
+        let captions = [&request.query.1, &request.target.1];
+        match open.known.described.get(&describe_id) {
+            Some(Known::Failed) => end(&id, false, "no_description"),
+            Some(Known::Here(_) | Known::Stored) => open.ask(&id, request, Some(describe_id)),
+            None if annotator.images == 0 && captions.iter().all(|text| text.is_none()) => {
+                end(&describe_id, true, "no_captions");
+                end(&id, false, "no_description");
+                open.known.described.insert(describe_id, Known::Failed);
+            }
+            None => {
+                said.waiting += 1;
+                if !out.contains(describe_id.as_str()) {
+                    open.ask(&describe_id, request, None);
+                }
+            }
+        }
+    }
+    said.ended = ended.len() as u64;
+    journal::at_once(&ended, |row| journal::write(store, row))?;
+    Ok(open)
+}
+
+impl Open {
+    fn ask(&mut self, id: &str, request: Request, describe_id: Option<String>) {
+        let [first, second] = ordered(&request).map(|side| side.0);
+        let describes = describe_id.is_none();
+        let turned = !describes && is_turned(&request);
+        let job = Job { pair: [first, second], turned, id: id.to_owned(), describes };
+        if self.asked.insert(id.to_owned(), (request, describe_id)).is_none() {
+            self.queue.push(job);
+        }
+    }
+}
+
+/// The file as it is written.
+struct Writing<'a> {
+    config: &'a Config,
+    prompts: &'a Prompts,
+    /// Of the batch.
+    name: &'a str,
+    prices: Prices,
+    library: Tables,
+    file: BufWriter<File>,
+    /// Of the budget.
+    left: Nanos,
+    /// Most requests.
+    limit: usize,
+    drawn: Nanos,
+    out: Vec<Out>,
+}
+
+impl Writing<'_> {
+    fn all(&mut self, open: &mut Open, said: &mut Exported) -> anyhow::Result<()> {
+        // Where not all of it fits, it is what is worth most.
+        let all = open.asked.len();
+        if all > self.limit || self.is_scarce(open) {
+            open.queue.order_by(self.library.worth(&open.queue.pairs())?);
+        }
+        let mut jobs = std::iter::from_fn(|| {
+            let job = open.queue.pop()?;
+            open.queue.count(&job);
+            Some(job)
+        });
+        let mut left = all as u64;
+        // A batch is for one model.
+        let annotator = &self.config.annotator;
+        let two = annotator.describe_model.as_ref().is_some_and(|model| *model != annotator.model);
+        let mut first: Option<bool> = None;
+        loop {
+            let some: Vec<Job> = jobs.by_ref().take(limits::ANNOTATOR_LOOK_UP).collect();
+            if some.is_empty() {
+                return Ok(());
+            }
+            let described = self.descriptions(&some, &open.asked, &open.known)?;
+            for job in some {
+                left -= 1;
+                if two && *first.get_or_insert(job.describes) != job.describes {
+                    said.later += 1;
+                    continue;
+                }
+                if self.out.len() >= self.limit {
+                    said.later += left + 1;
+                    return Ok(());
+                }
+                let Some(asked) = open.asked.get(&job.id) else { continue };
+                if !self.one(&job, asked, &described, open.failures.get(&job.id), said)? {
+                    said.later += left + 1;
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    /// By the first one that is asked.
+    fn is_scarce(&self, open: &Open) -> bool {
+        let Some(job) = open.queue.ready().next() else { return false };
+        let (request, describe_id) = &open.asked[&job.id];
+        let words = "word ".repeat(30);
+        let any = Description { common: words.clone(), first: words.clone(), second: words };
+        let how = Variation::default();
+        let chat = self.chat(&job.id, request, describe_id.as_ref().map(|_| &any), how);
+        self.most(&chat).saturating_mul(open.asked.len() as u64) > self.left
+    }
+
+    fn chat(
+        &self,
+        id: &str,
+        request: &Request,
+        description: Option<&Description>,
+        how: Variation,
+    ) -> Chat {
+        let (prompts, config) = (self.prompts, &self.config.annotator);
+        match description {
+            None => prompts.describe(config, id, request, how),
+            Some(description) => prompts.instruct(config, request, description, how),
+        }
+    }
+
+    fn most(&self, chat: &Chat) -> Nanos {
+        let (read, written) = chat.most_tokens(&self.config.annotator);
+        self.prices.cost(read, written)
+    }
+
+    /// Those of the descriptions that these jobs need that are to be had.
+    fn descriptions(
+        &mut self,
+        jobs: &[Job],
+        asked: &HashMap<String, Asked>,
+        known: &Memo,
+    ) -> anyhow::Result<BTreeMap<String, Description>> {
+        let ids: HashSet<String> =
+            jobs.iter().filter_map(|job| asked.get(&job.id)?.1.clone()).collect();
+        let mut found = BTreeMap::new();
+        let mut stored = HashSet::new();
+        for id in ids {
+            match known.described.get(&id) {
+                Some(Known::Here(description)) => drop(found.insert(id, description.clone())),
+                _ => drop(stored.insert(id)),
+            }
+        }
+        found.extend(self.library.descriptions(&stored)?);
+        Ok(found)
+    }
+
+    /// Writes a line; false where the file is full.
+    fn one(
+        &mut self,
+        job: &Job,
+        (request, describe_id): &Asked,
+        described: &BTreeMap<String, Description>,
+        failure: Option<&Failure>,
+        said: &mut Exported,
+    ) -> anyhow::Result<bool> {
+        let description = match describe_id.as_ref().map(|id| described.get(id)) {
+            None => None,
+            Some(Some(description)) => Some(description),
+            // It was collected since.
+            Some(None) => {
+                said.left_out += 1;
+                return Ok(true);
+            }
+        };
+        let how = failure.map_or(Variation::default(), |failure| variation(&failure.row.outcome));
+        let chat = self.chat(&job.id, request, description, how);
+        let most = self.most(&chat);
+        if self.drawn + most > self.left {
+            said.unpaid += 1;
+            return Ok(true);
+        }
+        let mut jpegs = Vec::with_capacity(chat.images.len());
+        for (_, content) in &chat.images {
+            match self.library.picture(content) {
+                Ok(found) => jpegs.extend(found),
+                Err(error) => tracing::warn!("{}: {error:#}", content.hex()),
+            }
+        }
+        // An image that has gone takes its pair along.
+        if jpegs.len() < chat.images.len() {
+            said.left_out += 1;
+            return Ok(true);
+        }
+        let body = String::from_utf8(chat.body(&jpegs)).context("a request is UTF-8")?;
+        let number = self.out.len() as u64;
+        // OpenAI takes 64 characters: a request's id and a batch's name would be more.
+        let line = format!(
+            "{{\"custom_id\":\"{}.{number}\",\"method\":\"POST\",\"url\":\"/v1/chat/completions\",\
+             \"body\":{body}}}\n",
+            self.name
+        );
+        if said.bytes + line.len() as u64 > limits::ANNOTATOR_BATCH.1 {
+            return Ok(false);
+        }
+        self.file.write_all(line.as_bytes())?;
+        said.bytes += line.len() as u64;
+        *(if job.describes { &mut said.describe } else { &mut said.instruct }) += 1;
+        let mut row =
+            asked(&self.config.annotator, self.prompts, request, (&job.id, job.describes));
+        if let Some(Failure { row: before, .. }) = failure {
+            row.prompt_tokens = before.prompt_tokens;
+            row.completion_tokens = before.completion_tokens;
+            row.cost_usd = before.cost_usd;
+        }
+        self.drawn += most;
+        self.out.push(Out { number, row, describe_id: describe_id.clone(), most });
+        Ok(true)
+    }
+}
+
+/// How a request is asked again whose last answer was like that.
+pub(super) fn variation(outcome: &str) -> Variation {
+    Variation {
+        repair: matches!(outcome, "bad_json" | "copied"),
+        longer: outcome == "truncated",
+        plain: outcome == "whitespace_loop",
+    }
+}
