@@ -35,6 +35,7 @@ pub mod answers;
 mod gone;
 mod page;
 mod untold;
+mod waiting;
 
 use answers::{Answers, left_out, left_out_json};
 

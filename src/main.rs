@@ -75,7 +75,7 @@ enum Command {
     Plan(everpair::plan::PlanArgs),
     /// Requests to a model in files, for batches: export, import, list, cancel; and once again.
     #[command(subcommand)]
-    Requests(everpair::annotator::openai::batch::command::RequestsCommand),
+    Requests(everpair::annotator::openai::command::RequestsCommand),
     /// Proposes bands from a sample of the tables, or of a folder of images.
     Calibrate(everpair::calibrate::CalibrateArgs),
     /// Vectors of images and captions as a Parquet file: what an encoder gives, without a service.
@@ -166,7 +166,7 @@ fn work(command: Command) -> anyhow::Result<()> {
         Command::Status { config, json } => show_status(&config, json),
         Command::Validate(args) => everpair::validate::validate(&args),
         Command::Plan(args) => everpair::plan::run(&args),
-        Command::Requests(command) => everpair::annotator::openai::batch::command::run(&command),
+        Command::Requests(command) => everpair::annotator::openai::command::run(&command),
         Command::Calibrate(args) => everpair::calibrate::calibrate(&args),
         Command::Embed(args) => everpair::embed::embed(&args),
         Command::Export(args) => export::export(&args),

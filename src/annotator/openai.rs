@@ -14,6 +14,7 @@
 //! "batch"` none of this runs: requests travel in files, see [`batch`].
 
 pub mod batch;
+pub mod command;
 pub mod failures;
 pub mod http;
 pub mod journal;

@@ -342,6 +342,16 @@ impl Publisher {
         self.write_latest(epoch, info).map(Some)
     }
 
+    /// Lets the pages of the newest epoch say this beside the versions; `None` before there is one.
+    ///
+    /// # Errors
+    /// `Fenced` when a newer writer is there, or the store fails.
+    pub fn renew_info(&self, info: Map<String, Value>) -> Result<Option<Latest>> {
+        let Some(epoch) = self.epoch() else { return Ok(None) };
+        self.check_newest()?;
+        self.write_latest(epoch, info).map(Some)
+    }
+
     /// Removes names of generations that are long past; gives how many.
     pub fn retain_generations(&self) -> Result<usize> {
         generation::retain(&self.store)

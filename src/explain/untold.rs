@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use super::{
     answers::{Answers, left_out, left_out_json, why_none},
     change, images, pair_json, rejects_json, rows, some,
+    waiting::waiting,
 };
 use crate::dataset::Dataset;
 
@@ -55,6 +56,10 @@ pub fn explain_pair(
     let answers = Answers::about(dataset, &BTreeSet::from([of_query.as_str(), &of_target]))?;
     let answer = answers.of_pair(&of_query, &of_target).next();
     let caption = target["caption"].as_str();
+    let on_its_way = match answer {
+        Some(_) => None,
+        None => waiting(dataset.store(), &of_query, &of_target)?,
+    };
     let id = triplet_id(&pair.query_id, &pair.target_id);
     let mut changes: Vec<ChangeRow> = rows(dataset, "triplet_id", &|held| held == id)?;
     changes.sort();
@@ -64,7 +69,7 @@ pub fn explain_pair(
         "at_epoch": dataset.epoch(),
         "triplet_id": id,
         "epoch": null,
-        "why": why_none(answer, caption, rules),
+        "why": on_its_way.unwrap_or_else(|| why_none(answer, caption, rules)),
         "query": query,
         "target": target,
         "hard_negatives": negatives.map(image).collect::<Vec<_>>(),

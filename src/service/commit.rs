@@ -90,6 +90,8 @@ struct Run {
     upkeep: Upkeep,
     /// When this was last known to be the newest writer.
     newest_at: Instant,
+    /// When it was looked for requests that somebody has exported.
+    batches_at: Instant,
 }
 
 /// What a run of the committer leaves.
@@ -118,6 +120,7 @@ impl Committer {
             pages,
             upkeep,
             newest_at: Instant::now(),
+            batches_at: Instant::now(),
         };
         loop {
             pulse.beat();
@@ -139,6 +142,7 @@ impl Committer {
                 }
             }
             run.ask();
+            run.look_for_batches()?;
             if run.at.ends.is_some()
                 && let Some(why) = run.at.asking.stuck()
             {
@@ -201,6 +205,10 @@ impl Run {
         if differs || !pending.rejects.is_empty() {
             self.pending = Some(pending);
             self.at.exchange.force.store(true, Ordering::Release);
+        } else if self.at.config_changed {
+            // It changes no row, so that no epoch would say that it was accepted.
+            let latest = self.at.publisher.renew_info(self.at.in_force.clone())?;
+            latest.iter().for_each(|latest| self.show(latest));
         }
         self.at.asking.want(changes.requests);
         self.at.metrics.waiting(self.at.asking.waiting());
@@ -306,8 +314,17 @@ impl Run {
                 tracing::warn!("whether another service has taken over cannot be seen: {error}");
                 Ok(())
             }
-            Ok(()) => self.at.asking.refuse_batches(),
+            Ok(()) => Ok(()),
         }
+    }
+
+    /// Requests that somebody has exported beside a service that asks would be paid twice.
+    fn look_for_batches(&mut self) -> anyhow::Result<()> {
+        if self.batches_at.elapsed() < limits::FENCE_INTERVAL {
+            return Ok(());
+        }
+        self.batches_at = Instant::now();
+        self.at.asking.refuse_batches()
     }
 
     /// Removes the oldest pages under `_everpair/epochs/` past those that the config keeps.

@@ -10,7 +10,7 @@ use everpair::{
     annotator::openai::{
         batch::{self, Batch, Exported, Imported, Out},
         failures, journal,
-        money::{Spent, usd},
+        money::{self, Spent, usd},
     },
     scenes,
 };
@@ -234,6 +234,36 @@ fn pairs_are_annotated_in_two_rounds_of_files() {
         .expect("written");
     let said = command(&place, &["import", "other.out"]).ended(1);
     said.says("1 answers are to requests in no batch of these tables");
+}
+
+#[test]
+fn it_is_told_where_a_pairs_request_is() {
+    let place = place(30, "");
+    place.catch_up("tables");
+    let pair = place.rows::<PairRow>("tables").remove(0);
+    let why = || {
+        let words = ["explain", "--json", "--query", &pair.query_id, "--target", &pair.target_id];
+        let said = place.everpair("tables", &words).ended(0);
+        let said: Value = serde_json::from_str(&said.out).expect("JSON");
+        said["why"].as_str().expect("it has no triplet").to_owned()
+    };
+    assert!(why().contains("no request about it has ended yet"), "{}", why());
+    let name = export(&place, "one.jsonl", &[]).batch.expect("a batch");
+    let told = format!("its description is out in batch {name} since ");
+    assert!(why().contains(&told), "no {told:?} in {}", why());
+    answer(&place, &requests(&place, "one.jsonl"), "one.out", |line| {
+        line.responded(429, json!({}))
+    });
+    import(&place, &["one.out"]);
+    let told = format!("its description failed in batch {name} (rate_limited): export it again");
+    assert!(why().contains(&told), "no {told:?} in {}", why());
+    export(&place, "two.jsonl", &[]);
+    answer(&place, &requests(&place, "two.jsonl"), "two.out", Line::good);
+    import(&place, &["two.out"]);
+    assert!(why().contains("and waits for the service to commit it"), "{}", why());
+    place.catch_up("tables");
+    export(&place, "three.jsonl", &[]);
+    assert!(why().contains("the request for its instructions is out in batch "), "{}", why());
 }
 
 #[test]
@@ -540,31 +570,137 @@ fn an_import_that_was_killed_goes_on() {
 /// A batch that is out, its page, and the slice that pays for it.
 struct Page {
     batch: Batch,
-    objects: [(String, Vec<u8>); 2],
+    objects: Vec<(String, Vec<u8>)>,
 }
 
 impl Page {
     fn of(place: &Place) -> Page {
         let [batch] = <[Batch; 1]>::try_from(out(place)).expect("one batch");
-        let slice = batch.slice.expect("it costs something");
-        let names = [
-            format!("{}/{}.json", batch::FOLDER, batch.name),
-            format!("_everpair/money/{slice:010}.json"),
-        ];
         let store = place.store("tables");
-        let read = |name: String| {
-            let content = store.get(&name).expect("a store").expect("an object").to_vec();
-            (name, content)
-        };
-        Page { batch, objects: names.map(read) }
+        let mut objects = Vec::new();
+        for folder in [batch::FOLDER, money::FOLDER] {
+            for (file, _) in store.list(folder, "").expect("a list") {
+                let name = format!("{folder}/{file}");
+                let content = store.get(&name).expect("a store").expect("an object").to_vec();
+                if String::from_utf8_lossy(&content).contains(&batch.name) {
+                    objects.push((name, content));
+                }
+            }
+        }
+        assert_eq!(objects.len(), 2, "the page and the slice");
+        Page { batch, objects }
     }
 
     /// As if what was noted down since had not been.
     fn back(&self, place: &Place) {
+        let store = place.store("tables");
+        for (file, _) in store.list(batch::FOLDER, "").expect("a list") {
+            store.delete(&format!("{}/{file}", batch::FOLDER)).expect("deleted");
+        }
         for (name, content) in &self.objects {
-            place.store("tables").replace(name, content.clone()).expect("written");
+            store.replace(name, content.clone()).expect("written");
         }
     }
+}
+
+#[test]
+fn what_was_not_taken_waits_for_the_answers_that_say_why() {
+    let place = place(40, "");
+    place.catch_up("tables");
+    let first = export(&place, "one.jsonl", &[]);
+    let lines = requests(&place, "one.jsonl");
+    let (bad, well) = lines.split_at(20);
+    answer(&place, bad, "errors.out", |line| line.responded(400, json!({})));
+    answer(&place, well, "one.out", Line::good);
+    let said = command(&place, &["import", "errors.out"]).ended(1);
+    said.says("20 requests were not taken, and no answer of their batch is known yet");
+    assert_eq!(out(&place)[0].out.len() as u64, first.describe);
+    let said = import(&place, &["one.out"]);
+    assert_eq!((said.out, said.outcomes["ok"]), (20, well.len() as u64));
+    let said = import(&place, &["errors.out"]);
+    assert_eq!((said.out, said.outcomes["bad_request"]), (0, 20));
+    assert_eq!(spent(&place).open, 0);
+    assert!((usd(spent(&place).closed) - CALL_USD * well.len() as f64).abs() < 1e-9);
+}
+
+#[test]
+fn of_imports_at_once_each_answer_is_paid_once() {
+    let place = place(40, "");
+    place.catch_up("tables");
+    let config = place.config("tables");
+    let mut rows = 0;
+    for round in 0..4 {
+        let file = format!("{round}.jsonl");
+        export(&place, &file, &["--most", "30"]);
+        let lines = requests(&place, &file);
+        // The same file twice, and halves.
+        let parts = match round % 2 {
+            0 => [&lines[..], &lines[..]],
+            _ => <[&[Line]; 2]>::from(lines.split_at(11)),
+        };
+        let files = [0, 1].map(|n| format!("{round}.{n}.out"));
+        for (part, file) in parts.iter().zip(&files) {
+            answer(&place, part, file, Line::good);
+        }
+        std::thread::scope(|scope| {
+            for file in &files {
+                let path = place.path(file);
+                let config = &config;
+                scope.spawn(move || batch::import(config, &[path]).expect("it is imported"));
+            }
+        });
+        rows += lines.len();
+        // Whoever is last closes it; where both were, the next one does.
+        import(&place, &[&files[0]]);
+        let held = spent(&place);
+        let cost = CALL_USD * rows as f64;
+        assert!(
+            held.open == 0 && (usd(held.closed) - cost).abs() < 1e-9,
+            "round {round}: {held:?}, not {cost}"
+        );
+        assert_eq!(out(&place), []);
+        place.catch_up("tables");
+        assert_eq!(answers(&place).len(), rows);
+    }
+    let store = place.store("tables");
+    let left = store.list(batch::FOLDER, "").expect("a list");
+    assert_eq!(left.len(), 4, "a page for each, and no parts: {left:?}");
+}
+
+#[test]
+fn strange_lines_cost_what_they_can_and_hold_nothing_up() {
+    let place = place(30, "");
+    place.catch_up("tables");
+    export(&place, "one.jsonl", &[]);
+    let lines = requests(&place, "one.jsonl");
+    let most = usd(out(&place)[0].out[0].most);
+    let mut first = reply(&lines[0].asked.good(), "stop");
+    first["usage"]["prompt_tokens"] = json!(u64::MAX);
+    let batch = &out(&place)[0].name.clone();
+    let text = [
+        format!("\u{feff}{}", lines[0].responded(200, first)),
+        String::new(),
+        format!("{}\r", lines[1].good()),
+        responded(&format!("{batch}.99999"), 200, json!({})).to_string(),
+        json!({ "custom_id": lines[2].custom_id, "response": null,
+                "error": { "error": { "message": "in two boxes", "code": 500 } } })
+        .to_string(),
+    ];
+    fs::write(place.path("one.out"), text.join("\n")).expect("written");
+    let said = import(&place, &["one.out"]);
+    assert_eq!((said.outcomes["ok"], said.again["unavailable"], said.unknown), (2, 1, 1));
+    assert!((said.cost_usd - most - CALL_USD).abs() < 1e-9, "{}", said.cost_usd);
+}
+
+#[test]
+fn a_config_that_was_applied_stays_so_though_it_changes_no_row() {
+    let place = place(30, "");
+    place.catch_up("tables");
+    configure(&place, "describe_model = \"another\"");
+    place.everpair("tables", &["run", "--until-caught-up"]).ended(1).says("--apply");
+    place.everpair("tables", &["run", "--until-caught-up", "--apply"]).ended(0);
+    place.catch_up("tables");
+    place.verify("tables");
 }
 
 #[test]

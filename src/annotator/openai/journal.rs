@@ -72,7 +72,10 @@ pub fn objects<T: DeserializeOwned + Send>(store: &Store, folder: &str) -> anyho
     Ok(at_once(&names, read)?.into_iter().flatten().collect())
 }
 
-fn read_object<T: DeserializeOwned>(store: &Store, name: &str) -> anyhow::Result<Option<T>> {
+pub(super) fn read_object<T: DeserializeOwned>(
+    store: &Store,
+    name: &str,
+) -> anyhow::Result<Option<T>> {
     let Some(content) = store.get(name)? else { return Ok(None) };
     serde_json::from_slice(&content).with_context(|| format!("read {name}")).map(Some)
 }

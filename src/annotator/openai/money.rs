@@ -284,24 +284,23 @@ impl Ledger {
         bail!("{FOLDER}: other writers draw from the budget too fast")
     }
 
-    /// Draws a slice of exactly so much, for calls that another process makes: [`close`] ends it. None
-    /// where the budgets do not allow it.
+    /// Draws a slice of exactly so much, for calls that another process makes: [`close`] ends it by the
+    /// name of its `writer`. False where the budgets do not allow it.
     ///
     /// # Errors
     /// The store failed: no call may be made.
-    pub fn take(&mut self, amount: Nanos, now_us: i64) -> anyhow::Result<Option<u64>> {
+    pub fn take(&mut self, amount: Nanos, writer: &str, now_us: i64) -> anyhow::Result<bool> {
         for _ in 0..DRAW_ATTEMPTS {
             let today = day(now_us);
             if self.left(today) < amount {
-                return Ok(None);
+                return Ok(false);
             }
-            let (spent, writer) = (None, self.writer.clone());
-            let page = Page { drawn: amount, spent, day: today, writer };
+            let page = Page { drawn: amount, spent: None, day: today, writer: writer.to_owned() };
             let number = self.next();
             let content = serde_json::to_vec(&page).context("write a slice")?;
             if self.store.put_new(&name(number), content).context("draw from the budget")? {
                 self.others.insert(number, page);
-                return Ok(Some(number));
+                return Ok(true);
             }
             self.others = pages(&self.store)?;
         }
@@ -373,20 +372,20 @@ impl Ledger {
     }
 }
 
-/// Ends a slice that [`Ledger::take`] drew: of it so much was spent. Once more only adds: what was
-/// spent stays so.
+/// Ends the slice that [`Ledger::take`] drew for `writer`, if it did: of it so much was spent. Once more
+/// only adds: what was spent stays so.
 ///
 /// # Errors
-/// The store failed, or there is no such slice: it counts as spent.
-pub fn close(store: &Store, slice: u64, spent: Nanos) -> anyhow::Result<()> {
-    let name = name(slice);
-    let content = store.get(&name)?.with_context(|| format!("{name} has gone"))?;
-    let page: Page = serde_json::from_slice(&content).with_context(|| format!("read {name}"))?;
-    let spent = page.spent.map_or(spent, |before| before.max(spent));
-    // An endpoint that bills more than it could is owed all the same.
-    let page = Page { drawn: page.drawn.max(spent), spent: Some(spent), ..page };
-    let content = serde_json::to_vec(&page).context("write a slice")?;
-    store.replace(&name, content).context("close a slice of the budget")
+/// The store failed: it counts as spent.
+pub fn close(store: &Store, writer: &str, spent: Nanos) -> anyhow::Result<()> {
+    for (number, page) in pages(store)?.into_iter().filter(|(_, page)| page.writer == writer) {
+        let spent = page.spent.map_or(spent, |before| before.max(spent));
+        // An endpoint that bills more than it could is owed all the same.
+        let page = Page { drawn: page.drawn.max(spent), spent: Some(spent), ..page };
+        let content = serde_json::to_vec(&page).context("write a slice")?;
+        store.replace(&name(number), content).context("close a slice of the budget")?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]

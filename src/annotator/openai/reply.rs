@@ -8,6 +8,8 @@ use super::prompts::{Description, INSTRUCTIONS_MIN, Prompts};
 
 /// The share of an answer that may be blank; a server that must write JSON may write blanks for ever.
 const BLANK_MAX: f64 = 0.8;
+/// Most tokens that one call is believed to take.
+const TOKENS_MAX: u64 = 100_000_000;
 /// Least bytes of an answer that can be called blank.
 const BLANK_BYTES: usize = 40;
 
@@ -167,7 +169,8 @@ fn answered<T>(body: &[u8], read: fn(&Value) -> Result<T, String>) -> (Bill, Ver
         let verdict = Verdict::Later { outcome: "bad_reply", why, after: None, pushed_back: false };
         return (Bill::Most, verdict);
     };
-    let tokens = |name: &str| reply["usage"][name].as_u64();
+    // What nobody can have read or written is no count.
+    let tokens = |name: &str| reply["usage"][name].as_u64().filter(|count| *count <= TOKENS_MAX);
     let bill = match (tokens("prompt_tokens"), tokens("completion_tokens")) {
         (Some(read), Some(written)) => Bill::Tokens(Usage { read, written }),
         _ => Bill::Most,

@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use operators::flow::Request;
 use schemas::{
     ContentId,
@@ -32,7 +32,7 @@ use super::{
             row::{asked, say},
         },
     },
-    Batch, Out, read_all,
+    Batch, Out, finish, read_all,
 };
 use crate::{
     dataset::{self, At, Dataset},
@@ -95,6 +95,7 @@ pub fn export(config: &Config, file: &Path, most: usize) -> anyhow::Result<Expor
         bail!("no epoch is committed yet: run the service first");
     }
     // In this order: an answer leaves a batch when it is written down, and that when it is in the table.
+    finish(&store)?;
     let batches = read_all(&store)?;
     let mut said = Exported::default();
     let mut open = collect(config, &prompts, &store, &batches, &mut said)?;
@@ -131,40 +132,36 @@ pub fn export(config: &Config, file: &Path, most: usize) -> anyhow::Result<Expor
         fs::remove_file(&partial).with_context(|| named(&partial))?;
         return Ok(said);
     }
-    let slice = match drawn {
-        0 => None,
-        _ => match ledger.take(drawn, now).map_err(gone)? {
-            Some(slice) => Some(slice),
-            None => {
-                return Err(gone(anyhow::anyhow!(
-                    "somebody else draws from the budget: nothing is exported, try again"
-                )));
-            }
-        },
-    };
     let requests = out.len() as u64;
-    let batch = Batch { name, exported_at: now, requests, slice, spent: 0, out };
-    if let Err(error) = batch.write(&store) {
-        batch.settle(&store, 0)?;
-        return Err(gone(error));
+    let batch = Batch { name, exported_at: now, requests, spent: 0, out };
+    // Its page first: killed behind it, the batch can be cancelled, which gives the money back.
+    batch.write(&store).map_err(gone)?;
+    let give_up = |why| {
+        batch.settle(&store, 0).and_then(|()| batch.remove(&store)).map_err(gone)?;
+        Err(gone(why))
+    };
+    match if drawn == 0 { Ok(true) } else { ledger.take(drawn, &batch.name, now) } {
+        Ok(true) => {}
+        Ok(false) => {
+            return give_up(anyhow!(
+                "somebody else draws from the budget: nothing is exported, try again"
+            ));
+        }
+        Err(error) => return give_up(error),
     }
     // Both of two exports at once see the other's: they may have the same requests.
     let before: HashSet<&String> = batches.iter().map(|batch| &batch.name).collect();
     let others = read_all(&store)?;
     if others.iter().any(|other| other.name != batch.name && !before.contains(&other.name)) {
-        batch.settle(&store, 0)?;
-        batch.remove(&store)?;
-        return Err(gone(anyhow::anyhow!(
+        return give_up(anyhow!(
             "another export is under way: nothing is exported, try again when it is done"
-        )));
+        ));
     }
     if let Err(error) = publish(&partial, file) {
-        batch.settle(&store, 0)?;
-        batch.remove(&store)?;
-        return Err(gone(error));
+        return give_up(error);
     }
     said.most_usd = usd(drawn);
-    said.batch = Some(batch.name);
+    said.batch = Some(batch.name.clone());
     Ok(said)
 }
 

@@ -32,7 +32,7 @@ use super::{
     },
     Batch, Out,
     export::variation,
-    read_all,
+    finish, read_all,
 };
 use crate::{
     dataset::{At, Dataset},
@@ -41,8 +41,8 @@ use crate::{
     settings::mining,
 };
 
-/// Lines that are judged before their outcomes are written down.
-const CHUNK: usize = 2_000;
+/// Lines that are judged before their outcomes are written down: each time the table is read once.
+const CHUNK: usize = 10_000;
 /// Lines that are named of those that cannot be read.
 const SHOWN: usize = 10;
 
@@ -67,6 +67,8 @@ pub struct Imported {
     pub cost_usd: f64,
     /// Batches that are over.
     pub closed: Vec<String>,
+    /// Lines that were not taken, of batches of which no answer is known: that decides what they are.
+    pub undecided: u64,
     /// Requests still out.
     pub out: u64,
 }
@@ -79,6 +81,7 @@ pub struct Imported {
 pub fn import(config: &Config, files: &[PathBuf]) -> anyhow::Result<Imported> {
     let prompts = Prompts::of(&config.annotator)?;
     let store = open_tables(config)?;
+    finish(&store)?;
     let batches = read_all(&store)?;
     // In this order: an outcome leaves the journal when it is in the table.
     let waiting = journal::read(&store)?;
@@ -95,8 +98,7 @@ pub fn import(config: &Config, files: &[PathBuf]) -> anyhow::Result<Imported> {
         prices: Prices::of(&config.annotator),
         library: Tables::new(&store, mining(config)?.bands),
         places: batches.iter().enumerate().map(place).collect(),
-        ended: batches.iter().map(|batch| vec![false; batch.out.len()]).collect(),
-        spent: batches.iter().map(|batch| batch.spent).collect(),
+        ended: batches.iter().map(|_| BTreeMap::new()).collect(),
         waiting: waiting.into_iter().map(|row| row.request_id).collect(),
         failures: failures.map(|failure| (failure.row.request_id.clone(), failure)).collect(),
         answered: batches.iter().map(|batch| batch.spent > 0).collect(),
@@ -126,8 +128,8 @@ struct Importing {
     batches: Vec<Batch>,
     /// By the batch's name and the line's number where a request is that is out.
     places: HashMap<String, HashMap<u64, (usize, usize)>>,
-    ended: Vec<Vec<bool>>,
-    spent: Vec<Nanos>,
+    /// By number, what each request has cost that is not out any more.
+    ended: Vec<BTreeMap<u64, Nanos>>,
     known: Memo,
     /// Request ids of the journal.
     waiting: HashSet<String>,
@@ -150,7 +152,7 @@ struct Line {
 /// A request that was not answered, through its own fault or that of whoever was asked.
 enum Held {
     /// Bad, and why.
-    Bad(AnnotationRow, String),
+    Bad(u64, AnnotationRow, String),
     /// Not answered, at no cost.
     Later(Failure),
 }
@@ -175,13 +177,21 @@ impl Importing {
             if line.trim_ascii().is_empty() {
                 continue;
             }
-            match parse(&line) {
+            let line = line.strip_prefix("\u{feff}".as_bytes()).unwrap_or(&line);
+            match parse(line) {
                 Ok((id, ended)) => match self.place(&id) {
-                    Some(Some(place)) if !self.ended[place.0][place.1] => {
-                        self.ended[place.0][place.1] = true;
-                        lines.push(Line { place, ended });
+                    Some(Some((batch, at))) => {
+                        let number = self.batches[batch].out[at].number;
+                        // What that costs is not known yet.
+                        match self.ended[batch].insert(number, 0) {
+                            None => lines.push(Line { place: (batch, at), ended }),
+                            Some(cost) => {
+                                self.ended[batch].insert(number, cost);
+                                self.said.before += 1;
+                            }
+                        }
                     }
-                    Some(_) => self.said.before += 1,
+                    Some(None) => self.said.before += 1,
                     None => self.said.unknown += 1,
                 },
                 Err(why) => {
@@ -203,8 +213,9 @@ impl Importing {
     /// is no such batch.
     fn place(&self, custom_id: &str) -> Option<Option<(usize, usize)>> {
         let (batch, number) = custom_id.rsplit_once('.')?;
-        let places = self.places.get(batch)?;
-        Some(places.get(&number.parse().ok()?).copied())
+        let (places, number) = (self.places.get(batch)?, number.parse().ok()?);
+        let of = self.batches.iter().find(|held| held.name == batch)?;
+        (number < of.requests).then(|| places.get(&number).copied())
     }
 
     /// Judges, and writes down.
@@ -227,7 +238,7 @@ impl Importing {
                     self.judge((of, out), description, before, ended)
                 }
             };
-            self.spent[batch] += cost;
+            self.ended[batch].insert(out.number, cost);
             self.said.cost_usd += usd(cost);
             self.answered[batch] |= !matches!(fate, Fate::Open(_) | Fate::Held(_));
             match fate {
@@ -273,13 +284,19 @@ impl Importing {
         let (mut rows, mut again) = (Vec::new(), Vec::new());
         for (batch, held) in std::mem::take(&mut self.held).into_iter().enumerate() {
             let few = held.len() <= limits::ANNOTATOR_BAD_REQUESTS as usize;
+            let more = self.batches[batch].out.len() > self.ended[batch].len();
             for held in held {
                 match held {
-                    Held::Bad(row, _) if self.answered[batch] || few => {
+                    Held::Bad(_, row, _) if self.answered[batch] || few => {
                         *self.said.outcomes.entry(row.outcome.clone()).or_default() += 1;
                         rows.push(row);
                     }
-                    Held::Bad(_, why) => {
+                    // The answers may be in another file.
+                    Held::Bad(number, ..) if more => {
+                        self.ended[batch].remove(&number);
+                        self.said.undecided += 1;
+                    }
+                    Held::Bad(_, _, why) => {
                         *self.said.again.entry("refused".into()).or_default() += 1;
                         let why = format!("{why} (does [annotator] ask in a way it takes?)");
                         self.said.refused.get_or_insert(why);
@@ -354,7 +371,7 @@ impl Importing {
             Verdict::Final(outcome, why) => {
                 say(&mut row, Err(outcome), None);
                 if outcome == "bad_request" {
-                    Fate::Held(Held::Bad(row, why))
+                    Fate::Held(Held::Bad(out.number, row, why))
                 } else {
                     Fate::Row(row)
                 }
@@ -386,30 +403,28 @@ impl Importing {
             if batch.out.is_empty() {
                 continue;
             }
-            let ended = batch.out.iter().zip(&self.ended[at]).filter(|(_, ended)| **ended);
-            let ended: HashSet<u64> = ended.map(|(out, _)| out.number).collect();
+            let ended = std::mem::take(&mut self.ended[at]);
             if ended.is_empty() {
                 self.said.out += batch.out.len() as u64;
                 continue;
             }
-            let spent = self.spent[at] - batch.spent;
+            let spent = batch.spent + ended.values().sum::<Nanos>();
+            batch.note(&self.store, ended)?;
             // Another import, or somebody who gave it up, may have been here meanwhile.
-            let Some(now) = batch.now(&self.store)? else {
-                batch.settle(&self.store, self.spent[at])?;
+            let now = read_all(&self.store)?.into_iter().find(|now| now.name == batch.name);
+            let Some(now) = now else {
+                batch.settle(&self.store, spent)?;
+                batch.remove(&self.store)?;
                 bail!(
                     "{} was cancelled while its answers were imported: those that were read are \
                      stored, and count as spent",
                     batch.name
                 );
             };
-            let out: Vec<Out> =
-                now.out.iter().filter(|out| !ended.contains(&out.number)).cloned().collect();
-            self.said.out += out.len() as u64;
-            if out.is_empty() {
-                now.close(&self.store, now.spent + spent)?;
+            self.said.out += now.out.len() as u64;
+            if now.out.is_empty() {
+                now.close(&self.store)?;
                 self.said.closed.push(now.name);
-            } else {
-                Batch { spent: now.spent + spent, out, ..now }.write(&self.store)?;
             }
         }
         Ok(self.said)
@@ -423,6 +438,7 @@ fn parse(line: &[u8]) -> anyhow::Result<(String, Option<Ended>)> {
     let (response, error) = (&line["response"], &line["error"]);
     let body = match &response["body"] {
         body if body.is_object() => body.clone(),
+        _ if error["error"].is_object() => error.clone(),
         _ => json!({ "error": error }),
     };
     let ended = match (response["status_code"].as_u64(), error["code"].as_str()) {

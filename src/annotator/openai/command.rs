@@ -11,12 +11,12 @@ use schemas::{
 };
 use serde_json::json;
 
-use super::{Exported, Imported, cancel, export, import, read};
+use super::{
+    batch::{Exported, Imported, cancel, export, import, read},
+    money::usd,
+    reask::{Again, Selection, reask},
+};
 use crate::{
-    annotator::openai::{
-        money::usd,
-        reask::{Again, Selection, reask},
-    },
     cli::{BadConfig, read_config},
     errln, outln,
     service::open_tables,
@@ -174,9 +174,12 @@ fn tell_export(said: &Exported, file: &std::path::Path) {
     }
     for (count, what) in [
         (later, "more may be asked, in another batch: this one is full, or for the other model"),
-        (unpaid, "more are not covered by what is left of [annotator] budget"),
+        (unpaid, "more are not covered by what is left of [annotator] budget and daily_budget"),
         (waiting, "pairs wait for their descriptions: export again when these are committed"),
-        (out, "were out in other batches already"),
+        (
+            out,
+            "are out already (`everpair requests list`; `cancel` gives up one whose file there is not)",
+        ),
         (left_out, "left out: an image or a description of theirs cannot be read"),
         (ended, "have nothing to ask about: no caption, or a description that failed"),
     ] {
@@ -210,6 +213,10 @@ fn tell_again(again: &Again) {
             outln!("{count} {what} that ended with {outcome}");
         }
     }
+    if again.instruct.is_empty() && again.describe.is_empty() {
+        outln!("no answer of a pair that is mined now fits: nothing is to be done");
+        return;
+    }
     outln!("they have cost {:.4} USD, and will cost about that again", again.cost_usd);
     if again.stay > 0 {
         outln!("{} more answers fit, of pairs that are not mined now: they stay", again.stay);
@@ -227,6 +234,13 @@ fn refuse(said: &Imported) -> anyhow::Result<()> {
     }
     if let Some(why) = &said.refused {
         bail!("the endpoint has refused requests: {why}; they may be exported again");
+    }
+    if said.undecided > 0 {
+        bail!(
+            "{} requests were not taken, and no answer of their batch is known yet: import them again \
+             with its answers, or behind them",
+            said.undecided
+        );
     }
     if said.unreadable_count > 0 {
         bail!("{} lines are no answers of a batch, see above", said.unreadable_count);
