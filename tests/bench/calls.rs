@@ -39,6 +39,7 @@ use schemas::{
     config::{Annotator, AnnotatorKind},
 };
 
+use serde_json::json;
 use server::{Asked, Server, send, send_good};
 
 const TIME: Duration = Duration::from_secs(120);
@@ -99,7 +100,9 @@ impl Endpoint {
 
 /// One call; whether it was answered.
 fn call(address: SocketAddr, id: &str) -> bool {
-    let body = r#"{"model":"a-model","messages":[{"role":"system","content":"instructions"},{"role":"user","content":"x"}]}"#;
+    let message = |role: &str| json!({ "role": role, "content": "instructions" });
+    let body = json!({ "model": "a-model", "messages": [message("system"), message("user")] });
+    let body = body.to_string();
     let request = format!(
         "POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nX-Request-Id: {id}\r\n\
          Content-Length: {}\r\nConnection: close\r\n\r\n{body}",
