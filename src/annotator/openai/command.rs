@@ -42,7 +42,8 @@ pub enum RequestsCommand {
         #[arg(long)]
         json: bool,
     },
-    /// Reads what came of batches: files of answers and of errors, in any order, more than once.
+    /// Reads what came of batches: files of answers and of errors, these with the answers or behind
+    /// them, more than once.
     Import {
         /// The config file (TOML).
         #[arg(long, value_name = "FILE")]

@@ -140,7 +140,11 @@ pub fn export(config: &Config, file: &Path, most: usize) -> anyhow::Result<Expor
         batch.settle(&store, 0).and_then(|()| batch.remove(&store)).map_err(gone)?;
         Err(gone(why))
     };
-    match if drawn == 0 { Ok(true) } else { ledger.take(drawn, &batch.name, now) } {
+    let paid = match drawn {
+        0 => Ok(true),
+        _ => ledger.take(drawn, &batch.name, now),
+    };
+    match paid {
         Ok(true) => {}
         Ok(false) => {
             return give_up(anyhow!(
