@@ -37,7 +37,7 @@ mod vector;
 
 use std::fmt;
 
-pub use generation::newest_writer;
+pub use generation::{check_newest, newest_writer};
 pub use publish::{
     Change, EpochCommit, Latest, Offsets, Publisher, latest_written, read_latest, start,
 };

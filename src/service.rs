@@ -102,18 +102,41 @@ pub fn run(config: &Config, options: RunOptions, stop: &'static AtomicBool) -> a
     let version = env!("CARGO_PKG_VERSION");
     tracing::info!(version, tables = config.tables.root, "everpair {version} starts");
     let mut carried = Carried {
+        store: open_store(config)?,
+        generation: None,
         keep_dead: config.contents.keep_dead,
         console: None,
         wanted: Since::new(),
         ends: None,
     };
-    while run_once(config, options, stop, &mut carried)? {}
-    Ok(())
+    loop {
+        match run_once(config, options, stop, &mut carried) {
+            Ok(true) => {}
+            Ok(false) => return Ok(()),
+            Err(error) => return Err(explained(&carried, error)),
+        }
+    }
+}
+
+/// Where the root has gone, any look or write may be the first that fails, and its own words say
+/// nothing of why.
+fn explained(carried: &Carried, error: anyhow::Error) -> anyhow::Error {
+    if let Some(delta::Error::Gone(_)) = error.downcast_ref() {
+        return error;
+    }
+    let Some(generation) = carried.generation else { return error };
+    match delta::check_newest(&carried.store, generation) {
+        Err(gone @ delta::Error::Gone(_)) => error.context(gone),
+        _ => error,
+    }
 }
 
 /// What one run of the dataflow hands to the next, where the service has stood still between them:
 /// whoever looks from outside sees one run.
 struct Carried {
+    store: Store,
+    /// As whose writer the last run took over the tables.
+    generation: Option<u64>,
     /// Contents that no live image has, and that are remembered at least.
     keep_dead: u64,
     console: Option<Console>,
@@ -131,7 +154,7 @@ fn run_once(
     stop: &'static AtomicBool,
     carried: &mut Carried,
 ) -> anyhow::Result<bool> {
-    let store = open_store(config)?;
+    let store = carried.store.clone();
     let mut settings = settings::settings(config)?;
     let mut in_force = settings::in_force(config, &settings);
     let config_changed = match dataset::latest(&store)? {
@@ -146,6 +169,7 @@ fn run_once(
     let auditor = Auditor::of(config, &settings.encoders, &settings.book)?;
     let auditing = auditor.map(Auditing::start).transpose()?;
     let publisher = delta::start(&store, &specs()).context("take over the tables")?;
+    carried.generation = Some(publisher.generation());
     metrics.enter(Phase::Restoring);
     let (begin, mut shown, (states, schedule)) =
         restore(config, &settings, &publisher, &metrics, known)?;

@@ -92,6 +92,29 @@ pub fn explained(store: &Store, mine: u64, error: Error) -> Error {
     ))
 }
 
+/// `Fenced` once a newer writer than `mine` has begun, and `Gone` where `mine` has left nothing.
+pub fn check(store: &Store, mine: u64) -> Result<()> {
+    match newest(store)? {
+        Some(newest) if newest > mine => {
+            Err(Error::Fenced(format!("generation {newest} has begun")))
+        }
+        Some(newest) if newest == mine => Ok(()),
+        _ => Err(Error::Gone(format!(
+            "_everpair/generation/{mine} of this service has gone: somebody has emptied the root, \
+             or the disk or bucket that it is on is another one now. Where it comes back as it \
+             was, nothing is lost: start the service again"
+        ))),
+    }
+}
+
+/// Whether the writer of generation `mine` is the newest, by one look at the store.
+///
+/// # Errors
+/// `Fenced` when a newer one has begun, `Gone` when nothing is left of this one, or the store fails.
+pub fn check_newest(store: &Store, mine: u64) -> Result<()> {
+    check(store, mine).map_err(|error| explained(store, mine, error))
+}
+
 fn taker(store: &Store, generation: u64) -> Result<Taker> {
     let page = store.get(&format!("{GENERATIONS}/{generation}"))?;
     Ok(page.and_then(|page| serde_json::from_slice(&page).ok()).unwrap_or_default())

@@ -197,18 +197,7 @@ impl Publisher {
     /// slept for long: the log may have lost the versions in which they would collide. And refuses
     /// where its own generation has gone: then this is not the place any more where the tables are.
     pub(super) fn refuse_if_newer(&self) -> Result<()> {
-        let mine = self.generation;
-        match generation::newest(&self.store)? {
-            Some(newest) if newest > mine => {
-                Err(Error::Fenced(format!("generation {newest} has begun")))
-            }
-            Some(newest) if newest == mine => Ok(()),
-            _ => Err(Error::Gone(format!(
-                "_everpair/generation/{mine} of this service has gone: somebody has emptied the root, \
-                 or the disk or bucket that it is on is another one now. Where it comes back as it \
-                 was, nothing is lost: start the service again"
-            ))),
-        }
+        generation::check(&self.store, self.generation)
     }
 
     /// Whether this is still the newest writer, by one look at the store. Commits look by themselves;
@@ -217,8 +206,7 @@ impl Publisher {
     /// # Errors
     /// `Fenced` when a newer one has begun, or the store fails.
     pub fn check_newest(&self) -> Result<()> {
-        self.refuse_if_newer()
-            .map_err(|error| generation::explained(&self.store, self.generation, error))
+        generation::check_newest(&self.store, self.generation)
     }
 
     fn publish_once(&mut self, epoch: EpochCommit) -> Result<Option<Latest>> {
