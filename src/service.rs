@@ -197,8 +197,7 @@ fn run_once(
     let waited = std::mem::take(&mut carried.wanted);
     let opened = open_source(config, options, &publisher, known, &mut carried.ends);
     let opened = opened.and_then(|opened| {
-        let rejected = std::mem::take(&mut shown.rejected);
-        let latest = delta::read_latest(&store)?;
+        let (rejected, latest) = (std::mem::take(&mut shown.rejected), delta::read_latest(&store)?);
         metrics.opened(&publisher, latest, rejected, opened.next.clone())?;
         Ok((opened, Asking::new(config, &publisher, answers_in, (waited, auditing))?))
     });
