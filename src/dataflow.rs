@@ -1,11 +1,13 @@
 //! The whole pipeline, one line per box.
 //!
 //! ```text
-//!  Kafka ─► ingest ─► decode ─► screen ─► benchmarks ─► register ─► embed ─► neighbors ─► pairs ─► annotate
-//!             │          │         │           │            │                                          ┆ answers,
-//!             │          └─────────┴───────────┴────────────┴────► rejects ◄── filter ◄── admit ◄┄┄┄┄┄┄┘ epochs later
-//!             │                                                                   └─► triplets
-//!             └─ next offsets of the epoch ──────────────────────► publish ◄── every table
+//! Kafka ─► ingest ─► decode ─► screen ─► benchmarks ─► register ─► captions ─► embed ─► neighbors ─► pairs ─► annotate
+//!             │         │         │           │            │           ▲                    answers, epochs later ┆
+//!             │         └─────────┴───────────┴────────────┴► rejects  └┄┄┄┄┄┄┄┄ admit ◄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┘
+//!             │                                                  ▲                 │
+//!             │                                                  └─── filter ◄─────┘
+//!             │                                                          └─► triplets
+//!             └─ next offsets of the epoch ───────────────────────► publish ◄── every table
 //! ```
 //!
 //! Streams in, streams out: no broker, no store and no clock. The service puts a source in front
@@ -18,10 +20,10 @@ use std::sync::Arc;
 use differential_dataflow::AsCollection;
 use operators::{
     benchmarks::Benchmarks,
+    captions::WithCaptions,
     decode::DecodeOptions,
     embed::{Encoders, KnownVector},
-    epochs::split,
-    flow::{self, Answer, Answered, ModelId},
+    flow::{self, Answer, Answered, Captioned, CaptionerId, ModelId},
     neighbors::{Counters, Mining, State, VectorBook},
     offload::Pool,
     publish::{Change, added, recorded},
@@ -76,6 +78,8 @@ pub struct Settings {
     pub triplets: Arc<TripletOptions>,
     /// Whose answers are asked for now.
     pub model: Arc<ModelId>,
+    /// Whose captions stand in for those that images do not have.
+    pub captioner: Option<CaptionerId>,
     /// Vectors by row, for every worker of the process.
     pub book: Arc<VectorBook>,
     /// What the boxes count.
@@ -103,8 +107,33 @@ pub fn build<'s>(
         with.pool.clone(),
     );
     let register = operators::register(arrivals, blocks, restored, with.benchmarks.clone());
+
+    let stored = answers.clone().flat_map(|answer| match answer {
+        Answered::Known(answer) => Some((answer, false)),
+        _ => None,
+    });
+    let captioned = answers.clone().flat_map(|answer| match answer {
+        Answered::Captioned(captioned) => Some(captioned),
+        _ => None,
+    });
+    let new_answers = answers.flat_map(|answer| match answer {
+        Answered::New(row) => Some(row),
+        _ => None,
+    });
+    let registered = register.mined.as_collection();
+    let new_answers = operators::admit(new_answers, registered.clone());
+    let WithCaptions { mined, settled, requests: captions } = match with.captioner.clone() {
+        None => WithCaptions::none(registered),
+        Some(captioner) => {
+            let of = captioner.clone();
+            let new = new_answers.clone().flat_map(move |row| Captioned::of(&row, &of));
+            let captioned = recorded(captioned.concat(new)).as_collection();
+            operators::captions(registered, captioned, &captioner)
+        }
+    };
+
     let (versions, embeddings) = operators::embed(
-        register.mined.clone(),
+        mined.inner.clone(),
         register.pictures,
         vectors,
         with.encoders.clone(),
@@ -118,12 +147,6 @@ pub fn build<'s>(
         with.state.clone(),
     );
 
-    let mined = register.mined.as_collection();
-    let (stored, new_answers) = split(answers, |answer| match answer {
-        Answered::Known(answer) => Ok((answer, false)),
-        Answered::New(row) => Err(row),
-    });
-    let new_answers = operators::admit(new_answers, mined.clone());
     let admitted =
         new_answers.clone().filter(|row| row.outcome != WITHDRAWN && row.task == flow::TASK);
     let memo = stored.concat(admitted.map(|row| (Arc::new(Answer::from(&*row)), true)));
@@ -142,7 +165,7 @@ pub fn build<'s>(
     );
     let pairs = pairs.as_collection();
     let triplets = operators::triplets(chosen, pairs.clone(), &with.triplets);
-    let requests = operators::annotate(pairs.clone(), mined, answered, &with.model);
+    let requests = operators::annotate(pairs.clone(), settled, answered, &with.model);
 
     let scope = offsets.scope();
     scope.concatenate([
@@ -159,6 +182,9 @@ pub fn build<'s>(
         register.images.map(|(row, epoch, diff)| (Change::Image(row), epoch, diff)),
         pairs.inner.map(|(row, epoch, diff)| (Change::Pair(row), epoch, diff)),
         triplets.inner.map(|(row, epoch, diff)| (Change::Triplet(row), epoch, diff)),
-        requests.inner.map(|(row, epoch, diff)| (Change::Request(row), epoch, diff)),
+        captions
+            .concat(requests)
+            .inner
+            .map(|(row, epoch, diff)| (Change::Request(row), epoch, diff)),
     ])
 }

@@ -24,6 +24,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 
 use crate::{
+    captions::Captions,
     cli::{BadConfig, read_config},
     dataset::{At, Dataset},
     outln, print,
@@ -70,9 +71,9 @@ pub struct ExplainArgs {
     /// JSON on stdout.
     #[arg(long)]
     pub json: bool,
-    /// Print instead one SQL query for DuckDB that gives the same (all but `in_force`, and of
-    /// `left_out` the instructions only) over the views of `everpair views --duckdb`: of this
-    /// triplet, or without an id of all.
+    /// Print instead one SQL query for DuckDB that gives the same (all but `in_force`, of `left_out`
+    /// the instructions only, and captions as messages have them) over the views of
+    /// `everpair views --duckdb`: of this triplet, or without an id of all.
     #[arg(long, conflicts_with = "json")]
     pub sql: bool,
 }
@@ -245,16 +246,18 @@ fn rejects_json(dataset: &Dataset, request_id: &str) -> anyhow::Result<Vec<Value
 /// The live images of these ids, by id.
 fn images(dataset: &Dataset, ids: &[&String]) -> anyhow::Result<BTreeMap<String, Value>> {
     let ids: BTreeSet<&str> = ids.iter().map(|id| id.as_str()).collect();
-    let images: Vec<ImageRow> = rows(dataset, "image_id", &|id| ids.contains(id))?;
+    let mut images: Vec<ImageRow> = rows(dataset, "image_id", &|id| ids.contains(id))?;
+    let captions = Captions::in_force(dataset)?;
+    let written = images.iter_mut().map(|row| captions.fill(row)).collect::<Vec<_>>();
     let wanted: BTreeSet<&str> = images.iter().map(|row| row.content_id.as_str()).collect();
     let is_wanted = |id: &str| wanted.contains(id);
     let contents: Vec<Content> =
         found(dataset, Table::Contents, Some(&CONTENT), "content_id", &is_wanted)?;
     let contents: BTreeMap<&str, &Content> =
         contents.iter().map(|row| (row.content_id.as_str(), row)).collect();
-    let shown = images.iter().map(|row| {
+    let shown = images.iter().zip(written).map(|(row, written)| {
         let content = contents.get(row.content_id.as_str());
-        let image = json!({
+        let mut image = json!({
             "image_id": row.image_id,
             "content_id": row.content_id,
             "source": row.source,
@@ -272,6 +275,10 @@ fn images(dataset: &Dataset, ids: &[&String]) -> anyhow::Result<BTreeMap<String,
             "phash": content.map(|c| &c.phash),
             "measures": content.map(|c| &c.measures),
         });
+        if let Some(captioner) = captions.captioner() {
+            image["caption_by"] = json!(written.then_some(&captioner.model));
+            image["caption_waits"] = json!(captions.waits(row));
+        }
         (row.image_id.clone(), image)
     });
     Ok(shown.collect())

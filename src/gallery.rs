@@ -15,6 +15,8 @@ pub struct Picture {
     pub id: String,
     /// Its caption, if it has one.
     pub caption: Option<String>,
+    /// A model wrote it.
+    pub written: bool,
     /// An encoded JPEG, PNG, WebP or GIF file; anything else shows as a grey field.
     pub bytes: Vec<u8>,
 }
@@ -246,8 +248,9 @@ fn write_triplet(out: &mut String, row: &GalleryRow) -> Written {
         out.push_str("<div class=\"negatives\"><h3>Hard negatives</h3><ul>");
         for negative in &row.negatives {
             let title = negative.caption.as_deref().map(str::trim).filter(|c| !c.is_empty());
+            let by = if title.is_some() && negative.written { " (generated)" } else { "" };
             let title = title.unwrap_or(&negative.id);
-            write!(out, "<li title=\"{}\">", escape(title))?;
+            write!(out, "<li title=\"{}{by}\">", escape(title))?;
             write_image(out, &negative.bytes, title)?;
             out.push_str("</li>");
         }
@@ -278,7 +281,12 @@ fn write_picture(out: &mut String, picture: &Picture, role: &str) -> Written {
     write_image(out, &picture.bytes, caption.unwrap_or(&picture.id))?;
     write!(out, "<figcaption><b>{role}</b> ")?;
     match caption {
-        Some(caption) => write!(out, "<span dir=\"auto\">{}</span>", escape(caption))?,
+        Some(caption) => {
+            write!(out, "<span dir=\"auto\">{}</span>", escape(caption))?;
+            if picture.written {
+                out.push_str(" <i>(generated)</i>");
+            }
+        }
         None => out.push_str("<i>no caption</i>"),
     }
     writeln!(out, "<code>{}</code></figcaption></figure>", escape(&picture.id))

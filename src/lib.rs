@@ -6,6 +6,7 @@
 pub mod annotator;
 pub mod benchmark;
 pub mod calibrate;
+pub mod captions;
 pub mod changes;
 pub mod cli;
 pub mod console;

@@ -8,8 +8,8 @@ use std::{collections::HashSet, path::PathBuf, sync::Arc};
 use anyhow::bail;
 use clap::Args;
 use operators::{
-    annotate,
-    flow::{DESCRIBE, ModelId, TASK},
+    annotate, captions,
+    flow::{CAPTION, CaptionerId, DESCRIBE, Mined, ModelId, Request, TASK},
 };
 use schemas::{
     ContentId,
@@ -20,7 +20,7 @@ use serde::Serialize;
 
 use crate::{
     annotator::openai::{
-        model_id,
+        captioner_id, model_id,
         money::{Prices, Spent, usd},
         prompts::{Chat, Description, Prompts, Variation},
         wanted::{Wanted, wanted},
@@ -79,11 +79,14 @@ pub struct Plan {
     pub pairs: u64,
     /// Of these have no answer.
     pub unanswered: u64,
+    /// Calls for captions, where there is a captioner.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub caption: Option<Calls>,
     /// Calls that describe.
     pub describe: Calls,
     /// Calls for instructions.
     pub instruct: Calls,
-    /// Both, about.
+    /// All of them, about.
     pub cost_usd: f64,
     /// What counts as spent.
     pub spent_usd: f64,
@@ -107,7 +110,11 @@ pub fn run(args: &PlanArgs) -> anyhow::Result<()> {
     }
     let Plan { model, images, pairs, unanswered, .. } = &plan;
     outln!("{images} images, {pairs} pairs, {unanswered} of them without an answer of {model}");
-    for (name, calls) in [("describe", &plan.describe), ("instruct", &plan.instruct)] {
+    let caption = plan.caption.as_ref().map(|calls| ("caption", calls));
+    let of_pairs = [("describe", &plan.describe), ("instruct", &plan.instruct)];
+    let mut most = 0.0;
+    for (name, calls) in caption.into_iter().chain(of_pairs) {
+        most += calls.most_usd;
         let Calls { calls, tokens_read: read, tokens_written: written, measured, .. } = calls;
         let by = match measured {
             0 => "estimated from the prompt".to_owned(),
@@ -115,7 +122,6 @@ pub fn run(args: &PlanArgs) -> anyhow::Result<()> {
         };
         outln!("{name}: {calls} calls, {read:.0} tokens read and {written:.0} written each ({by})");
     }
-    let most = plan.describe.most_usd + plan.instruct.most_usd;
     outln!("about {:.4} USD, at most {most:.4} where each is tried once", plan.cost_usd);
     let (spent, left) = (plan.spent_usd, plan.left_usd);
     outln!("{spent:.4} USD are spent, {left:.4} of the budget are left");
@@ -133,6 +139,7 @@ pub fn run(args: &PlanArgs) -> anyhow::Result<()> {
 pub fn plan(config: &Config, images: Option<u64>) -> anyhow::Result<Plan> {
     let prompts = Prompts::of(&config.annotator)?;
     let model = model_id(&config.annotator, &prompts);
+    let captioner = captioner_id(&config.annotator, &prompts);
     let held = match images {
         // A corpus that is to be may have no tables yet.
         Some(_)
@@ -149,12 +156,14 @@ pub fn plan(config: &Config, images: Option<u64>) -> anyhow::Result<Plan> {
         }
         _ => None,
     };
-    let mut plan = Plan { model: model.model.clone(), ..Plan::default() };
-    let (mut rows, mut described) = (Vec::new(), 0);
+    let caption = captioner.as_ref().map(|_| Calls::default());
+    let mut plan = Plan { model: model.model.clone(), caption, ..Plan::default() };
+    let (mut rows, mut all) = (Vec::new(), All::default());
     match &dataset {
         Some(dataset) => {
             rows = dataset.rows::<AnnotationRow>()?;
-            described = count(&mut plan, dataset, &config.annotator, (&prompts, &model), &rows)?;
+            let by = (&prompts, &model, captioner.as_ref());
+            all = count(&mut plan, dataset, &config.annotator, by, &rows)?;
         }
         None if images.is_none() => bail!("no epoch is committed yet: say for how many --images"),
         None => {}
@@ -166,9 +175,12 @@ pub fn plan(config: &Config, images: Option<u64>) -> anyhow::Result<Plan> {
             held => count as f64 / held as f64,
         };
         let scaled = |each: f64| (each * images as f64).round() as u64;
-        let (pairs, described) = (per(plan.pairs, most), per(described, most));
+        let (pairs, described) = (per(plan.pairs, most), per(all.described, most));
         (plan.pairs, plan.unanswered) = (scaled(pairs), scaled(pairs));
         (plan.describe.calls, plan.instruct.calls) = (scaled(described), scaled(pairs));
+        if let Some(calls) = &mut plan.caption {
+            calls.calls = scaled(per(all.captions, 1.0));
+        }
         plan.images = images;
     }
     price(&mut plan, &config.annotator, &prompts, &rows);
@@ -180,33 +192,48 @@ pub fn plan(config: &Config, images: Option<u64>) -> anyhow::Result<Plan> {
     Ok(plan)
 }
 
-/// Counts pairs and the calls that they still need. Gives the descriptions that all of them need.
+/// What pairs and images need, answered or not.
+#[derive(Default)]
+struct All {
+    described: u64,
+    captions: u64,
+}
+
+/// Counts pairs and the calls that they still need. Gives what all of them need.
 fn count(
     plan: &mut Plan,
     dataset: &Dataset,
     config: &Annotator,
-    (prompts, model): (&Prompts, &ModelId),
+    (prompts, model, captioner): (&Prompts, &ModelId, Option<&CaptionerId>),
     rows: &[AnnotationRow],
-) -> anyhow::Result<u64> {
+) -> anyhow::Result<All> {
     let answered: HashSet<&str> =
         rows.iter().filter(|row| row.outcome != WITHDRAWN).map(|row| &*row.request_id).collect();
-    let Wanted { images, requests } = wanted(dataset, model)?;
+    let has = |id: &str| answered.contains(id);
+    let Wanted { images, requests, waiting, captions } = wanted(dataset, model, captioner)?;
     plan.images = images;
     let (mut described, mut all) = (HashSet::new(), HashSet::new());
-    for request in requests {
+    let mut pair = |request: &Request, has: &dyn Fn(&str) -> bool| {
         plan.pairs += 1;
-        let id = prompts.describe_id(config, &request);
-        if !answered.contains(request.request_id.as_str()) {
+        let id = prompts.describe_id(config, request);
+        if !has(&request.request_id) {
             plan.unanswered += 1;
-            if !answered.contains(id.as_str()) {
+            if !has(&id) {
                 described.insert(id.clone());
             }
         }
         all.insert(id);
-    }
+    };
+    requests.iter().for_each(|request| pair(request, &has));
+    // With captions they are other questions, unless nobody reads those.
+    waiting.iter().for_each(|request| pair(request, &|id| !model.reads_captions && has(id)));
     plan.instruct.calls = plan.unanswered;
     plan.describe.calls = described.len() as u64;
-    Ok(all.len() as u64)
+    if let Some(calls) = &mut plan.caption {
+        let open = captions.iter().filter(|request| !has(&request.request_id));
+        calls.calls = open.count() as u64;
+    }
+    Ok(All { described: all.len() as u64, captions: captions.len() as u64 })
 }
 
 fn price(plan: &mut Plan, config: &Annotator, prompts: &Prompts, rows: &[AnnotationRow]) {
@@ -219,10 +246,16 @@ fn price(plan: &mut Plan, config: &Annotator, prompts: &Prompts, rows: &[Annotat
     let how = Variation::default();
     let describe = prompts.describe(config, &any.hex(), &request, how);
     let instruct = prompts.instruct(config, &request, &description, how);
-    let model = config.describe_model.as_ref().unwrap_or(&config.model);
-    take(&mut plan.describe, config, &describe, rows, (DESCRIBE, model));
+    take(&mut plan.describe, config, &describe, rows, (DESCRIBE, config.describer()));
     take(&mut plan.instruct, config, &instruct, rows, (TASK, &of_instruct.model));
     plan.cost_usd = plan.describe.cost_usd + plan.instruct.cost_usd;
+    if let (Some(calls), Some(captioner)) = (&mut plan.caption, captioner_id(config, prompts)) {
+        let mined = Mined { image_id: name, content_id: any, caption: None };
+        let request = captions::request(&captioner, &mined);
+        let caption = prompts.caption(config, &request, how);
+        take(calls, config, &caption, rows, (CAPTION, &captioner.model));
+        plan.cost_usd += calls.cost_usd;
+    }
 }
 
 fn take(

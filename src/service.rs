@@ -324,7 +324,8 @@ fn restore(
     let workers = settings::workers(config);
     let remote = if config.tables.is_remote() { limits::RESTORE_THREADS_REMOTE } else { 1 };
     let (rules, threads) = (&config.filter, workers.max(remote));
-    let reading = Reading { publisher, rules, metrics, workers, threads };
+    let captioner = settings.captioner.as_ref();
+    let reading = Reading { publisher, rules, captioner, metrics, workers, threads };
     let (restored, states) = std::thread::scope(|scope| {
         let (store, counters) = (publisher.store().clone(), settings.counters.clone());
         let states = scope.spawn(|| state::Writer::start(store, &settings.mining, counters));

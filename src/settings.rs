@@ -10,7 +10,7 @@ use kernels::{
 use operators::{
     decode::DecodeOptions,
     embed::Encoders,
-    flow::ModelId,
+    flow::{CaptionerId, ModelId},
     neighbors::{Counters, Mining, VectorBook},
     offload::Pool,
     triplets::TripletOptions,
@@ -50,6 +50,20 @@ pub fn model(config: &Config) -> anyhow::Result<ModelId> {
         }
         AnnotatorKind::OpenAi => {
             Ok(openai::model_id(&config.annotator, &Prompts::of(&config.annotator)?))
+        }
+    }
+}
+
+/// Who writes captions, if anybody does.
+///
+/// # Errors
+/// A prompt cannot be read.
+pub fn captioner(config: &Config) -> anyhow::Result<Option<CaptionerId>> {
+    match config.captioner {
+        None => Ok(None),
+        Some(_) => {
+            let prompts = Prompts::of(&config.annotator)?;
+            Ok(openai::captioner_id(&config.annotator, &prompts))
         }
     }
 }
@@ -94,6 +108,7 @@ pub fn settings(config: &Config) -> anyhow::Result<Settings> {
             rules: Arc::new(config.filter.clone()),
         }),
         model: Arc::new(model),
+        captioner: captioner(config)?,
         book,
         counters: Arc::new(Counters::new(workers(config))),
         state: Arc::default(),
@@ -254,6 +269,10 @@ pub fn in_force(config: &Config, settings: &Settings) -> Map<String, Value> {
         "annotator": annotator_in_force(config, &settings.model),
         "filter": config.filter,
     });
+    if let Some(captioner) = &settings.captioner {
+        let (model, version) = (&captioner.model, captioner.prompt_version);
+        rules["captioner"] = json!({ "model": model, "prompt_version": version });
+    }
     if config.filter.labels != Filter::default().labels {
         let labels = config.filter.labels.iter().map(|label| label.as_str());
         rules["filter"]["labels"] = labels.collect::<BTreeSet<_>>().into_iter().collect();

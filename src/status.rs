@@ -93,21 +93,31 @@ fn print_money(status: &Value) {
     let of = money["budget_usd"].as_f64().map_or(String::new(), |usd| format!(" of {usd:.2}"));
     let (open, today) = (number(&money["open_usd"]), number(&money["today_usd"]));
     outln!("annotator: {spent:.4}{of} USD spent, {open:.4} of that set aside; {today:.4} today");
-    let (ended, waiting) = (number(&at["pairs_ended"]), number(&at["pairs"]));
-    if ended > 0.0 {
-        let each = number(&at["spent_now"]) / ended;
-        let rate = ended / number(&at["asking_seconds"]).max(1e-9);
-        let (usd, seconds) = (each * waiting, waiting / rate);
-        outln!(
-            "newest run: {each:.6} USD and {:.2} s a pair; the {waiting} that wait take about \
-             {usd:.4} USD and {seconds:.0} s",
-            1.0 / rate
-        );
+    // What a caption takes is not what a pair does; both share the calls at once.
+    let (seconds, calls) = (number(&at["asking_seconds"]), number(&at["calls"]).max(1.0));
+    let (for_captions, calls_for_captions) =
+        (number(&at["captions_spent"]), number(&at["caption_calls"]));
+    let for_pairs = (number(&at["spent_now"]) - for_captions).max(0.0);
+    for (what, ended, waiting, spent, of_calls) in [
+        ("caption", "captions_ended", "captions", for_captions, calls_for_captions),
+        ("pair", "pairs_ended", "pairs", for_pairs, calls - calls_for_captions),
+    ] {
+        let (ended, waiting) = (number(&at[ended]), number(&at[waiting]));
+        if ended > 0.0 {
+            let (usd, seconds) = (spent / ended, seconds * of_calls / calls / ended);
+            outln!(
+                "newest run: {usd:.6} USD and {seconds:.2} s a {what}; the {waiting} that wait take \
+                 about {:.4} USD and {:.0} s",
+                usd * waiting,
+                seconds * waiting
+            );
+        }
     }
     if let (Some(put_off), Some(first)) = (at["put_off"].as_u64(), at["again_at"].as_i64()) {
         let first = chrono::DateTime::from_timestamp_micros(first).unwrap_or_default();
         let first = first.to_rfc3339_opts(chrono::SecondsFormat::Secs, true);
-        outln!("annotator: {put_off} pairs have failed for now: asked again from {first} on");
+        let what = if number(&at["captions"]) > 0.0 { "pairs and captions" } else { "pairs" };
+        outln!("annotator: {put_off} {what} have failed for now: asked again from {first} on");
     }
     if let (Some(batches @ 1..), Some(out)) =
         (money["batches"].as_u64(), money["requests_out"].as_u64())
@@ -116,7 +126,7 @@ fn print_money(status: &Value) {
     }
     for why in ["out_of", "refused"] {
         if let Some(text) = at[why].as_str() {
-            outln!("annotator: pairs wait, {}: {text}", why.replace('_', " "));
+            outln!("annotator: what is asked waits, {}: {text}", why.replace('_', " "));
         }
     }
 }

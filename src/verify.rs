@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Context, anyhow, bail};
 use operators::{
     filter,
-    flow::{Answer, Pair, TASK},
+    flow::{Answer, CAPTION, CaptionerId, Pair, TASK},
     naive,
 };
 use schemas::{
@@ -156,6 +156,9 @@ pub fn verify(config: &Config, sample: Option<usize>) -> anyhow::Result<Report> 
         Report { epoch: tables.epoch, images: tables.images.len(), ..Report::default() };
     check_epochs(&tables, &mut report);
     let mined = mined(&tables.images);
+    let captioned = captioned(&mined, &tables.annotations, settings.captioner.as_ref());
+    let mined: BTreeMap<&str, &ImageRow> =
+        captioned.iter().map(|row| (row.image_id.as_str(), row)).collect();
     report.mined = mined.len();
     if sample.is_none() && mined.len() > ALL_QUERIES_MAX {
         let n = mined.len();
@@ -192,6 +195,25 @@ fn mined(images: &[ImageRow]) -> BTreeMap<&str, &ImageRow> {
         }
     }
     smallest.into_values().map(|row| (row.image_id.as_str(), row)).collect()
+}
+
+/// The mined images as they are mined: one without a caption of its own has the one that was written for
+/// its content.
+fn captioned(
+    mined: &BTreeMap<&str, &ImageRow>,
+    annotations: &[AnnotationRow],
+    captioner: Option<&CaptionerId>,
+) -> Vec<ImageRow> {
+    let written = annotations.iter().filter(|row| row.task == CAPTION && row.outcome == "ok");
+    let written: HashMap<&str, &AnnotationRow> =
+        written.map(|row| (row.request_id.as_str(), row)).collect();
+    let one = |row: &ImageRow| {
+        let content = ContentId::parse(&row.content_id)?;
+        let written = written.get(captioner?.request_id(content).as_str())?;
+        let lacks = caption_text(row.caption.as_deref()).is_none();
+        lacks.then(|| ImageRow { caption: written.description.clone(), ..row.clone() })
+    };
+    mined.values().map(|row| one(row).unwrap_or_else(|| (*row).clone())).collect()
 }
 
 fn check_blocked(tables: &Tables, report: &mut Report) {

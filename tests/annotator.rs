@@ -3,6 +3,8 @@
 mod audits;
 mod batches;
 mod bounds;
+mod captioner;
+mod captions;
 mod client;
 mod faults;
 mod left_out;

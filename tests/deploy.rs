@@ -42,6 +42,7 @@ fn the_example_config_loads_and_documents_every_key() {
         "pairs",
         "annotator",
         "annotator.prompts",
+        "captioner",
         "triplets",
         "contents",
         "screen",

@@ -146,7 +146,7 @@ fn read_parquet(path: &Path) -> (ParquetMetaData, Vec<RecordBatch>) {
 }
 
 /// Rows of one table of a `parquet` export, and how many files there are.
-fn table_rows<R: Row>(folder: &Path) -> (Vec<R>, usize) {
+pub fn table_rows<R: Row>(folder: &Path) -> (Vec<R>, usize) {
     let below = folder.join(R::TABLE.as_str());
     let paths: Vec<PathBuf> =
         data_files(folder).into_iter().filter(|path| path.starts_with(&below)).collect();

@@ -19,7 +19,7 @@ use std::{
 
 use everpair::{dataflow::Settings, settings};
 use operators::{
-    flow::{Pair, Request},
+    flow::{CAPTION, CaptionerId, Pair, Request, Task},
     neighbors::{Remembered, State},
     publish::EpochChanges,
     register::Restored,
@@ -52,7 +52,7 @@ const CONFIGS: [&str; 2] = [
      [pairs]\ntargets_per_query = 2\nhard_negatives = 3",
 ];
 
-fn settings_of(config: &str, keep: Keep) -> Settings {
+fn settings_of(config: &str, keep: Keep, captioned: bool) -> Settings {
     let text = format!(
         "[source]\nfiles = [\"log/*.jsonl\"]\n[tables]\nroot = \"tables\"\n[service]\nworkers = 1
          [screen]\nside_min = 48\nblur_min = 0.0\nentropy_min = 0.0\n{config}"
@@ -60,7 +60,9 @@ fn settings_of(config: &str, keep: Keep) -> Settings {
     let config = Config::parse(&text).expect("a good config");
     let settings = settings::settings(&config).expect("with settings");
     let triplets = TripletOptions { keep, ..TripletOptions::clone(&settings.triplets) };
-    Settings { triplets: Arc::new(triplets), ..settings }
+    let captioner = CaptionerId { model: driver::CAPTIONER.into(), prompt_version: 1 };
+    let captioner = Some(captioner).filter(|_| captioned);
+    Settings { triplets: Arc::new(triplets), captioner, ..settings }
 }
 
 #[derive(Clone, Debug)]
@@ -69,6 +71,8 @@ struct Case {
     /// The same messages again: where epochs end there.
     cuts: Vec<bool>,
     keep_mined: bool,
+    /// Images without a caption get one.
+    captioned: bool,
     config: usize,
     ahead: Epoch,
     /// Which of 1, 2 and 4 workers comes first.
@@ -80,17 +84,11 @@ struct Case {
 
 fn cases() -> impl Strategy<Value = Case> {
     let cuts = prop::collection::vec(prop::bool::weighted(0.3), 50);
-    let small = (any::<bool>(), 0..CONFIGS.len(), 0..3u64, 0..3usize);
+    let kinds = (any::<bool>(), any::<bool>());
+    let small = (kinds, 0..CONFIGS.len(), 0..3u64, 0..3usize);
     (steps(), cuts, small, any::<[prop::sample::Index; 2]>()).prop_map(
-        |(steps, cuts, (keep_mined, config, ahead, workers), [stop, checkpoint])| Case {
-            steps,
-            cuts,
-            keep_mined,
-            config,
-            ahead,
-            workers,
-            stop,
-            checkpoint,
+        |(steps, cuts, ((keep_mined, captioned), config, ahead, workers), [stop, checkpoint])| {
+            Case { steps, cuts, keep_mined, captioned, config, ahead, workers, stop, checkpoint }
         },
     )
 }
@@ -198,7 +196,8 @@ impl Tables {
 /// epoch, the first one included.
 fn check(ran: &Ran, memo: Vec<AnnotationRow>, settings: &Settings, met: &Met) -> Vec<Shown> {
     assert_eq!(ran.closed.len(), 1 + ran.fed.len(), "every epoch is handed over, once");
-    let (mut model, mut tables) = (Model::with(memo), Tables::default());
+    let mut model = Model::with(memo, settings.captioner.is_some());
+    let mut tables = Tables::default();
     let mut states = vec![Shown::default()];
     let mut withdrawn: BTreeSet<&String> = BTreeSet::new();
     assert_eq!(Grown::of(&ran.closed[0]), Grown::default());
@@ -213,6 +212,9 @@ fn check(ran: &Ran, memo: Vec<AnnotationRow>, settings: &Settings, met: &Met) ->
         assert_eq!(shown.requests, expected.requests, "requests of epoch {epoch}");
         let mined = |request: &Request| {
             let [query_id, target_id] = &request.images;
+            if request.task == Task::Caption {
+                return query_id == target_id && model.is_mined(query_id);
+            }
             let is = |pair: &&Pair| pair.query_id == *query_id && pair.target_id == *target_id;
             expected.pairs.iter().find(is).is_some_and(|pair| pair.mined)
         };
@@ -345,7 +347,7 @@ fn remembered(written: &Written, case: &Case, settings: &Settings, met: &Met) ->
 
 fn try_case(seed: u64, case: &Case, met: &Met) {
     let keep = if case.keep_mined { Keep::Mined } else { Keep::Annotated };
-    let settings = settings_of(CONFIGS[case.config], keep);
+    let settings = settings_of(CONFIGS[case.config], keep, case.captioned);
     let label: Arc<str> = format!("EVERPAIR_SEED={seed}\n{case:#?}").into();
     let run = |turn: usize, ahead, state| Run {
         settings: &settings,
@@ -392,6 +394,9 @@ impl Met {
         self.add("pairs gone", changes.pairs.iter().filter(|(_, diff)| *diff < 0).count());
         self.add("triplets gone", changes.triplets.iter().filter(|(_, diff)| *diff < 0).count());
         self.add("stale answers", model.stale(settings));
+        self.add("written captions", model.written());
+        let captions = changes.annotations.iter().filter(|row| row.task == CAPTION);
+        self.add("captions refused", captions.filter(|row| row.outcome == "refused").count());
         let contents: BTreeSet<&str> = shown.images.iter().map(|i| &*i.content_id).collect();
         self.add("duplicates", shown.images.len() - contents.len());
         changes.rejects.iter().for_each(|row| self.add(&row.reason, 1));
@@ -403,12 +408,13 @@ impl Met {
     }
 }
 
-const ALL_MET: [&str; 36] = [
+const ALL_MET: [&str; 38] = [
     "answers given again",
     "answers that the memo had",
     "answers withdrawn",
     "blocked",
     "blocked while live",
+    "captions refused",
     "checkpoints",
     "duplicates",
     "epochs",
@@ -427,6 +433,7 @@ const ALL_MET: [&str; 36] = [
     "triplets gone",
     "triplets whose pair has left",
     "watched pairs",
+    "written captions",
     "too_short",
     "side_too_short",
     "too_elongated",

@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     epochs::each_closed,
-    flow::{Mined, ModelId, Pair, Request},
+    flow::{Mined, ModelId, Pair, Request, Task},
     held::{Held, Steps, Told, parted},
 };
 
@@ -218,5 +218,6 @@ pub fn request(
     let (query, target) = (asked(query), asked(target));
     let request_id =
         model.request_id((query.0, query.1.as_deref()), (target.0, target.1.as_deref()));
-    Request { request_id, query, target, images: [query_id.clone(), target_id.clone()] }
+    let images = [query_id.clone(), target_id.clone()];
+    Request { task: Task::Instruct, request_id, query, target, images }
 }

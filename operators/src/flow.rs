@@ -99,7 +99,8 @@ pub struct Mined {
     pub image_id: Arc<str>,
     /// The group's content.
     pub content_id: ContentId,
-    /// The mined image's own caption, as sent.
+    /// The mined image's own caption, as sent; behind [`captions`](crate::captions()) a generated one
+    /// where it has none.
     pub caption: Option<Arc<str>>,
 }
 
@@ -154,9 +155,21 @@ pub struct Pair {
     pub hard_negatives: Vec<Arc<str>>,
 }
 
-/// A question to the annotator: wanted while its pair is in `pairs` and the memo has no answer.
+/// What a request asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Task {
+    /// A caption of one content: it stands on both sides of the request.
+    Caption,
+    /// Instructions that lead from query to target.
+    Instruct,
+}
+
+/// A question to the annotator: wanted while its pair is in `pairs`, or its image mined without a
+/// caption, and the memo has no answer.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Request {
+    /// What is asked for.
+    pub task: Task,
     /// [`schemas::tables::request_id`].
     pub request_id: String,
     /// The query's content and caption.
@@ -164,7 +177,7 @@ pub struct Request {
     /// The target's content and caption.
     pub target: (ContentId, Option<Arc<str>>),
     /// Query and target as the pair named them when it became wanted: contents may have other names
-    /// since.
+    /// since. A request for a caption names its image twice.
     pub images: [Arc<str>; 2],
 }
 
@@ -198,6 +211,17 @@ pub enum Answered {
     New(Box<AnnotationRow>),
     /// The memo has it.
     Known(Arc<Answer>),
+    /// The memo has an outcome of a request for a caption.
+    Captioned(Captioned),
+}
+
+/// What came of the captioner's request about a content.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Captioned {
+    /// The content.
+    pub content_id: ContentId,
+    /// Trimmed and not empty; none where the request has ended without one.
+    pub caption: Option<Arc<str>>,
 }
 
 impl From<&AnnotationRow> for Answer {
@@ -235,6 +259,26 @@ pub const TASK: &str = "instruct";
 /// Say what two images share and where they differ: one answer for both directions of a pair, under
 /// the smaller content first. It is paid for, so the memo has it; nothing else reads it.
 pub const DESCRIBE: &str = "describe";
+/// Write a caption of one image that has none: the answer is the row's `description`, and its content
+/// stands on both sides.
+pub const CAPTION: &str = "caption";
+
+/// Who writes captions, and what determines them.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct CaptionerId {
+    /// The model's name.
+    pub model: String,
+    /// Version of the prompt.
+    pub prompt_version: i32,
+}
+
+impl CaptionerId {
+    /// The id of its request about a content.
+    pub fn request_id(&self, content: ContentId) -> String {
+        let side = (content, None);
+        schemas::tables::request_id(CAPTION, &self.model, self.prompt_version, side, side)
+    }
+}
 
 impl ModelId {
     /// The id of this model's request about two contents with these captions.

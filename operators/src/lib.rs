@@ -20,6 +20,8 @@ pub mod pairs;
 
 pub mod annotate;
 
+pub mod captions;
+
 pub mod admit;
 
 pub mod filter;
@@ -36,6 +38,7 @@ mod quick;
 pub use admit::admit;
 pub use annotate::annotate;
 pub use benchmarks::benchmarks;
+pub use captions::captions;
 pub use decode::decode;
 pub use embed::embed;
 pub use filter::filter;

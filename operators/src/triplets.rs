@@ -232,6 +232,9 @@ pub struct Cause<'a> {
     /// Whether the image is no longer what it was: it came, went, or has another content or
     /// caption since the last epoch. A message that only moved its offset does not count.
     pub touched: &'a dyn Fn(&str) -> bool,
+    /// Whether a model's caption of this content came in the epoch: it counts where the image has none
+    /// of its own, and makes another image of it as one of its own would.
+    pub captioned: &'a dyn Fn(ContentId) -> bool,
     /// Whether query and target are in `pairs` after the epoch.
     pub paired: &'a dyn Fn(&str, &str) -> bool,
     /// Set in the epoch that a config change made.
@@ -254,7 +257,11 @@ pub fn change_reason(old: Option<&Triplet>, new: Option<&Triplet>, cause: &Cause
         ConfigChange::Rules => "rule",
         ConfigChange::Other => "config",
     });
-    let touched = |row: &Triplet| (cause.touched)(&row.query_id) || (cause.touched)(&row.target_id);
+    let touched = |row: &Triplet| {
+        let (query, target) = row.contents();
+        let captioned = (cause.captioned)(query) || (cause.captioned)(target);
+        captioned || (cause.touched)(&row.query_id) || (cause.touched)(&row.target_id)
+    };
     match (old, new) {
         (None, _) => config.unwrap_or("new"),
         (Some(old), None) if touched(old) => "image",

@@ -599,7 +599,19 @@ fn reasons_are_the_first_that_applies() {
         (some, Some(&proposed), still, true, None, "new"),
         (some, Some(&scored), still, true, None, "config"),
     ] {
-        let cause = Cause { touched: &touched, paired: &|_, _| paired, config };
+        let captioned = &|_| false;
+        let cause = Cause { touched: &touched, captioned, paired: &|_, _| paired, config };
         assert_eq!(change_reason(old, new, &cause), expected, "{old:#?} {new:#?}");
+    }
+    // A caption by a model does what one by a message does, where it is of one of the two.
+    for content_id in [old.answer.query, old.answer.target, content(9)] {
+        let captioned = &|id| id == content_id;
+        let cause = Cause { touched: &still, captioned, paired: &|_, _| true, config: None };
+        let (went, changed) = match content_id == content(9) {
+            false => ("image", "image"),
+            true => ("answer", "rule"),
+        };
+        assert_eq!(change_reason(some, None, &cause), went);
+        assert_eq!(change_reason(some, Some(&other_rule), &cause), changed);
     }
 }

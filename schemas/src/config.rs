@@ -15,7 +15,8 @@ use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
 
 pub use self::{
     annotator::{
-        Annotator, AnnotatorKind, AnnotatorStart, Fallback, PromptFiles, ResponseFormat, Transport,
+        Annotator, AnnotatorKind, AnnotatorStart, Captioner, Fallback, PromptFiles, ResponseFormat,
+        Transport,
     },
     audit::{Audit, Label},
     channels::{ChannelConfig, Channels},
@@ -44,6 +45,9 @@ pub struct Config {
     /// Who writes instructions.
     #[serde(default)]
     pub annotator: Annotator,
+    /// Who writes captions for images that have none.
+    #[serde(default)]
+    pub captioner: Option<Captioner>,
     /// Whether instructions need their images.
     #[serde(default)]
     pub audit: Audit,
@@ -338,6 +342,9 @@ impl Config {
     /// `everpair validate`.
     pub fn parse(text: &str) -> Result<Config, Invalid> {
         let mut config: Config = toml::from_str(text).map_err(|e| Invalid(e.to_string()))?;
+        config.annotator.captioner = config.captioner.as_ref().map(|captioner| {
+            captioner.model.clone().unwrap_or_else(|| config.annotator.describer().to_owned())
+        });
         let builtin = Channels::default();
         for (channel, default) in [
             (&mut config.channels.semantic, builtin.semantic),
@@ -422,7 +429,38 @@ impl Config {
     fn check_annotator(&self) -> Result<(), Invalid> {
         self.annotator.check()?;
         self.audit.check()?;
-        let asks = self.annotator.kind == AnnotatorKind::OpenAi && self.annotator.images > 0;
+        if self.captioner.is_some() && self.annotator.kind != AnnotatorKind::OpenAi {
+            return Err(Invalid(
+                "[captioner] asks the endpoint of [annotator] and draws on its budget: it needs \
+                 [annotator] kind = \"openai\""
+                    .into(),
+            ));
+        }
+        if self.captioner.is_some() && self.channels.caption.encoder == "given" {
+            return Err(Invalid(
+                "[captioner] and [channels.caption] encoder = \"given\" do not go together: vectors \
+                 come with messages, and a caption that is written later has none"
+                    .into(),
+            ));
+        }
+        if self.captioner.as_ref().is_some_and(|own| own.model.as_deref() == Some("")) {
+            return Err(Invalid("[captioner] model is empty: name one, or leave it out".into()));
+        }
+        let blind = self.annotator.images == 0;
+        if self
+            .annotator
+            .captioner
+            .as_deref()
+            .is_some_and(|own| blind && own == self.annotator.describer())
+        {
+            return Err(Invalid(
+                "[captioner] sends images, and [annotator] images = 0 says that its model sees none: \
+                 name a model that does in [captioner] model"
+                    .into(),
+            ));
+        }
+        let sends = !blind || self.captioner.is_some();
+        let asks = self.annotator.kind == AnnotatorKind::OpenAi && sends;
         match asks && self.contents.store == StoreKind::Reference {
             true => Err(Invalid(
                 "[annotator] kind = \"openai\" sends stored images, and [contents] store = \
@@ -459,8 +497,8 @@ impl Config {
             if path.is_absolute() { path } else { folder.join(path) }.to_string_lossy().into()
         };
         self.tables.root = absolute(&self.tables.root);
-        let PromptFiles { describe, instruct } = &mut self.annotator.prompts;
-        let prompts = describe.iter_mut().chain(instruct);
+        let PromptFiles { describe, instruct, caption } = &mut self.annotator.prompts;
+        let prompts = describe.iter_mut().chain(instruct).chain(caption);
         for path in self.source.files.iter_mut().chain(&mut self.fetch.folders).chain(prompts) {
             *path = absolute(path);
         }

@@ -122,6 +122,8 @@ pub const ANNOTATOR_TOKENS: u64 = 600;
 pub const ANNOTATOR_IMAGE_TOKENS: u64 = 1_500;
 /// Tokens that a chat's frame takes, at most.
 pub const ANNOTATOR_FRAME_TOKENS: u64 = 64;
+/// Most characters of a caption that a model writes.
+pub const ANNOTATOR_CAPTION_CHARS: usize = 1_000;
 /// Largest answer of an endpoint, bytes.
 pub const ANNOTATOR_REPLY_BYTES: usize = 4 << 20;
 /// How long a pair must have held before a model is asked about it.

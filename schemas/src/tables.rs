@@ -173,7 +173,7 @@ pub struct ImageRow {
     pub source: Option<String>,
     /// The address that it has or had.
     pub uri: Option<String>,
-    /// The caption as it was sent.
+    /// The caption as it was sent; one that a model wrote stands in `annotations` alone.
     pub caption: Option<String>,
     /// The licence as it was sent.
     pub licence: Option<String>,
@@ -417,7 +417,7 @@ pub struct AnnotationRow {
     pub query_content_id: String,
     /// The target's content.
     pub target_content_id: String,
-    /// `instruct`.
+    /// `instruct`, `describe` or `caption`; a request for a caption has its one content on both sides.
     pub task: String,
     /// `template:v1`, or the model's name.
     pub model: String,
@@ -425,9 +425,9 @@ pub struct AnnotationRow {
     pub prompt_version: i32,
     /// `ok`, or why there is no answer: [`WITHDRAWN`], or what the annotator says.
     pub outcome: String,
-    /// What the two have in common and where they differ.
+    /// What the two have in common and where they differ; of task `caption` the caption.
     pub description: Option<String>,
-    /// At least three, where `outcome` is `ok`.
+    /// At least three, where `outcome` is `ok`; of other tasks than `instruct` parts, or none.
     pub instructions: Vec<String>,
     /// One per instruction.
     pub audits: Vec<Audit>,

@@ -8,10 +8,11 @@
 //!
 //! One thread owns all that decides: what is asked next, how much at once, what it may cost. Calls are
 //! tasks beside it. A pair takes two of them: what its images share and where they differ, asked once
-//! for both directions, then instructions. Every request ends with a row of `annotations`, a failure
-//! with its kind as `outcome`; it is written to the [`journal`] before anybody relies on it. What no
-//! try has answered through no fault of its own is put off first, see [`failures`]. With `transport =
-//! "batch"` none of this runs: requests travel in files, see [`batch`].
+//! for both directions, then instructions. Where there is a `[captioner]`, an image without a caption
+//! takes one call before, and its pairs come when that has ended. Every request ends with a row of
+//! `annotations`, a failure with its kind as `outcome`; it is written to the [`journal`] before anybody
+//! relies on it. What no try has answered through no fault of its own is put off first, see
+//! [`failures`]. With `transport = "batch"` none of this runs: requests travel in files, see [`batch`].
 
 pub mod batch;
 pub mod command;
@@ -40,7 +41,7 @@ use std::{
 
 use anyhow::{Context, bail};
 use chrono::{DateTime, SecondsFormat};
-use operators::flow::{ModelId, Request};
+use operators::flow::{CaptionerId, ModelId, Request};
 use schemas::{config::Annotator, tables::AnnotationRow};
 use serde::Serialize;
 
@@ -63,6 +64,12 @@ pub fn model_id(config: &Annotator, prompts: &Prompts) -> ModelId {
     ModelId { model, prompt_version: prompts.version(), reads_captions: config.captions }
 }
 
+/// Who writes captions, and what determines them; none where nobody does.
+pub fn captioner_id(config: &Annotator, prompts: &Prompts) -> Option<CaptionerId> {
+    let model = config.captioner.clone()?;
+    Some(CaptionerId { model, prompt_version: prompts.caption_version() })
+}
+
 /// Whether the endpoint is there and has the models: nothing is asked that costs.
 ///
 /// # Errors
@@ -76,8 +83,8 @@ pub fn probe(config: &Annotator) -> anyhow::Result<String> {
     for _ in 0..=config.fallback.len() {
         let url = endpoint.url().to_owned();
         let models = runtime.block_on(endpoint.models()).with_context(|| url.clone())?;
-        let wanted = [Some(&config.model), config.describe_model.as_ref()];
-        for model in wanted.into_iter().flatten() {
+        let others = [&config.describe_model, &config.captioner];
+        for model in others.into_iter().flatten().chain([&config.model]) {
             if !models.is_empty() && !models.contains(model) {
                 bail!("{url} has no model {model:?}; it has {}", models.join(", "));
             }
@@ -86,7 +93,11 @@ pub fn probe(config: &Annotator) -> anyhow::Result<String> {
         endpoint.turn();
     }
     let version = prompts.version();
-    Ok(format!("{} at {}, prompt version {version}", config.model, all.join(", then ")))
+    let captions = captioner_id(config, &prompts).map(|CaptionerId { model, prompt_version }| {
+        format!("; captions by {model}, prompt version {prompt_version}")
+    });
+    let (model, all, captions) = (&config.model, all.join(", then "), captions.unwrap_or_default());
+    Ok(format!("{model} at {all}, prompt version {version}{captions}"))
 }
 
 /// Where the client stands, for whoever waits for it or looks at it.
@@ -98,12 +109,16 @@ pub struct Standing {
     pub outcomes: u64,
     /// Pairs that wait for an answer.
     pub pairs: usize,
-    /// Of these: pairs whose request, or whose description, has failed for now.
+    /// Captions that are wanted.
+    pub captions: usize,
+    /// Of these: pairs whose request, or whose description, has failed for now, and captions that have.
     pub put_off: usize,
     /// When the first of those is asked again, microseconds UTC.
     pub again_at: Option<i64>,
     /// Pairs whose requests have ended in this process.
     pub pairs_ended: usize,
+    /// Images whose request for a caption has ended in this process.
+    pub captions_ended: usize,
     /// Since the first call of this process.
     pub asking_seconds: f64,
     /// Calls in flight.
@@ -114,8 +129,12 @@ pub struct Standing {
     pub limit: usize,
     /// Calls that have ended.
     pub calls: u64,
+    /// Of these: calls for captions.
+    pub caption_calls: u64,
     /// Dollars spent by this process, what is in flight included.
     pub spent_now: f64,
+    /// Of these: for captions, by calls that have ended.
+    pub captions_spent: f64,
     /// Dollars that count as spent, by all runs.
     pub spent: f64,
     /// Nothing can be asked: which budget does not allow it.
@@ -126,6 +145,25 @@ pub struct Standing {
     pub down_seconds: Option<u64>,
     /// How the last call ended that failed through no fault of its request.
     pub failure: Option<String>,
+}
+
+impl Standing {
+    /// What waits, in words: `3 pairs`, or `1 pair and 2 captions`.
+    pub fn waiting(&self) -> String {
+        let some = |n: usize, what: &str| format!("{n} {what}{}", if n == 1 { "" } else { "s" });
+        let (pairs, captions) = (some(self.pairs, "pair"), some(self.captions, "caption"));
+        match (self.pairs, self.captions) {
+            (_, 0) => pairs,
+            (0, _) => captions,
+            _ => format!("{pairs} and {captions}"),
+        }
+    }
+
+    /// The same as a sentence: `3 pairs wait`.
+    pub fn who_waits(&self) -> String {
+        let verb = if self.pairs + self.captions == 1 { "waits" } else { "wait" };
+        format!("{} {verb}", self.waiting())
+    }
 }
 
 /// The client. Dropped, it ends its calls; what they may have cost counts as spent.
@@ -143,7 +181,7 @@ pub struct Client {
 pub struct Parts {
     /// `[annotator]`.
     pub config: Annotator,
-    /// Both prompts.
+    /// What is asked in which words.
     pub prompts: Prompts,
     /// Where outcomes and money are written down.
     pub store: Store,
@@ -188,14 +226,14 @@ impl Client {
         let _ = self.told.send(told);
     }
 
-    /// Pairs that are to be asked about, all of committed epochs.
+    /// Pairs that are to be asked about, and images that are to get a caption, all of committed epochs.
     pub fn want(&mut self, requests: Vec<Request>) {
         if !requests.is_empty() {
             self.tell(Told::Want(requests));
         }
     }
 
-    /// A pair that need not be asked about any more; one that has its answer need not either.
+    /// A request that need not be asked any more; one that has its answer need not either.
     pub fn drop_request(&mut self, request_id: String) {
         self.tell(Told::Drop(request_id));
     }
@@ -233,37 +271,33 @@ impl Client {
     /// are taken, and nothing is in flight.
     pub fn rests(&self) -> Option<String> {
         let at = self.standing();
-        let pairs = at.pairs;
+        let waits = at.who_waits();
         if at.seen != self.sent || at.outcomes != self.taken || at.in_flight > 0 {
             return None;
         }
         if let Some(what) = at.out_of {
             let spent = at.spent;
-            return Some(format!(
-                "[annotator] {what} is spent ({spent:.4} USD): {pairs} pairs wait"
-            ));
+            return Some(format!("[annotator] {what} is spent ({spent:.4} USD): {waits}"));
         }
-        let first = at.again_at.filter(|_| at.put_off == pairs)?;
+        let first = at.again_at.filter(|_| at.put_off == at.pairs + at.captions)?;
         let first = DateTime::from_timestamp_micros(first).unwrap_or_default();
         let first = first.to_rfc3339_opts(SecondsFormat::Secs, true);
         Some(format!(
-            "[annotator] {pairs} pairs have failed for now: asked about again from {first} on"
+            "[annotator] {waits}, for their requests have failed for now: asked again from {first} on"
         ))
     }
 
     /// Why nothing will come, where a person has to see to it.
     pub fn stuck(&self, patience: Duration) -> Option<String> {
         let at = self.standing();
-        let pairs = at.pairs;
+        let waits = at.who_waits();
         if let Some(why) = at.refused {
-            return Some(format!(
-                "[annotator] the endpoint refuses everything, {pairs} pairs wait: {why}"
-            ));
+            return Some(format!("[annotator] the endpoint refuses everything, {waits}: {why}"));
         }
         let down = at.down_seconds.filter(|seconds| *seconds >= patience.as_secs());
         let why = at.failure.unwrap_or_default();
         down.map(|seconds| {
-            format!("[annotator] the endpoint is down for {seconds} s, {pairs} pairs wait: {why}")
+            format!("[annotator] the endpoint is down for {seconds} s, {waits}: {why}")
         })
     }
 }

@@ -20,7 +20,7 @@ use kernels::{
 };
 use operators::embed::Encoders;
 use schemas::{
-    Channel, ContentId, caption_text,
+    Channel, ContentId,
     config::{Config, StoreKind},
     limits,
     tables::{ContentRow, EmbeddingRow, Table, from_batch},
@@ -30,6 +30,7 @@ use sha2::{Digest, Sha256};
 
 use super::copies;
 use crate::{
+    captions::Captions,
     dataset::{At, Dataset},
     service::open_tables,
     settings,
@@ -184,11 +185,12 @@ pub fn of_tables(config: &Config, most: usize, seed: u64) -> anyhow::Result<Samp
         }
     }
     let corpus = chosen.number();
+    let written = Captions::in_force(&dataset)?;
     let mut contents: HashMap<String, usize> = HashMap::new();
     let mut captions: HashMap<String, Vec<usize>> = HashMap::new();
     let mut images = Vec::new();
     for ((_, content), (id, caption)) in chosen.held {
-        let caption = caption_text(caption.as_deref()).map(str::to_owned);
+        let caption = written.counts(&content, caption.as_deref()).map(|text| text.to_string());
         if let Some(text) = &caption {
             let key = ContentId::of(text.as_bytes()).hex();
             captions.entry(key).or_default().push(images.len());

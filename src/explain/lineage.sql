@@ -1,4 +1,5 @@
 -- From triplets back to what made them; the tables as views: everpair views --duckdb
+-- Captions are those that came with messages; one that a model wrote stands in annotations (task caption).
 WITH image AS (
     SELECT i.image_id, {
         'image_id': i.image_id, 'content_id': i.content_id, 'source': i.source, 'uri': i.uri,

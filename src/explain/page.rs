@@ -76,7 +76,13 @@ fn image(role: &str, image: &Value) {
             .map(|(name, value)| format!("{name} {:.2}", value.as_f64().unwrap_or(f64::NAN)));
         outln!("  measures  {}", each.collect::<Vec<_>>().join(", "));
     }
-    for name in ["caption", "source", "licence", "uri"] {
+    match (image["caption"].as_str(), image["caption_by"].as_str()) {
+        (Some(caption), Some(model)) => outln!("  caption   {caption} (written by {model})"),
+        (Some(caption), None) => outln!("  caption   {caption}"),
+        (None, _) if image["caption_waits"] == true => outln!("  caption   none yet"),
+        (None, _) => {}
+    }
+    for name in ["source", "licence", "uri"] {
         if let Some(value) = image[name].as_str() {
             outln!("  {name:<9} {value}");
         }

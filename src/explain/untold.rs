@@ -15,7 +15,7 @@ use super::{
     change, images, pair_json, rejects_json, rows, some,
     waiting::waiting,
 };
-use crate::dataset::Dataset;
+use crate::{captions::Captions, dataset::Dataset};
 
 /// A mined pair whose triplet would have an id that begins so, if there is just one.
 ///
@@ -58,7 +58,10 @@ pub fn explain_pair(
     let caption = target["caption"].as_str();
     let on_its_way = match answer {
         Some(_) => None,
-        None => waiting(dataset.store(), &of_query, &of_target)?,
+        None => match waiting(dataset.store(), &of_query, &of_target)? {
+            Some(known) => Some(known),
+            None => uncaptioned(dataset, [&query, &target])?,
+        },
     };
     let id = triplet_id(&pair.query_id, &pair.target_id);
     let mut changes: Vec<ChangeRow> = rows(dataset, "triplet_id", &|held| held == id)?;
@@ -86,6 +89,20 @@ pub fn explain_pair(
     }))
 }
 
+/// Which of two images has to get a caption before a pair of them is asked about, and where that is.
+fn uncaptioned(dataset: &Dataset, images: [&Value; 2]) -> anyhow::Result<Option<String>> {
+    let Some(image) = images.into_iter().find(|image| image["caption_waits"] == true) else {
+        return Ok(None);
+    };
+    let text = |name: &str| image[name].as_str().unwrap_or_default();
+    let (id, content) = (text("image_id"), text("content_id"));
+    let known = waiting(dataset.store(), content, content)?;
+    let known = known.map_or_else(String::new, |known| format!(": {known}"));
+    Ok(Some(format!(
+        "it is asked about once there is a caption for {id}, which came without one{known}"
+    )))
+}
+
 /// A request whose id begins so, as JSON, if there is just one.
 ///
 /// # Errors
@@ -105,7 +122,11 @@ pub fn request(dataset: &Dataset, id: &str, rules: &Filter) -> anyhow::Result<Op
     let contents = BTreeSet::from([row.query_content_id.as_str(), &row.target_content_id]);
     let answers = Answers::about(dataset, &contents)?;
     let row = answers.of_request(&row.request_id).unwrap_or(row);
-    let live: Vec<ImageRow> = rows(dataset, "content_id", &|id| contents.contains(id))?;
+    let mut live: Vec<ImageRow> = rows(dataset, "content_id", &|id| contents.contains(id))?;
+    let captions = Captions::in_force(dataset)?;
+    for row in &mut live {
+        captions.fill(row);
+    }
     // Of equal contents the bytewise smallest id is mined.
     let mined = |content: &str| {
         live.iter().filter(|row| row.content_id == content).min_by_key(|row| &row.image_id)

@@ -1,6 +1,7 @@
 //! Where the requests about a pair are that have no outcome yet.
 
 use chrono::{DateTime, SecondsFormat};
+use operators::flow::{CAPTION, DESCRIBE};
 use schemas::tables::AnnotationRow;
 
 use crate::{
@@ -9,7 +10,8 @@ use crate::{
 };
 
 /// What is known of a pair of contents without an answer: that its description, or the request for its
-/// instructions, is out in a batch, has failed for now, or is about to be committed.
+/// instructions, is out in a batch, has failed for now, or is about to be committed. Of a content and
+/// itself: the same of the request for its caption.
 ///
 /// # Errors
 /// The store cannot be read.
@@ -17,12 +19,13 @@ pub fn waiting(store: &Store, query: &str, target: &str) -> anyhow::Result<Optio
     // A description is asked for once, the smaller content first.
     let about = |row: &AnnotationRow| {
         let pair = (row.query_content_id.as_str(), row.target_content_id.as_str());
-        let describes = row.task == operators::flow::DESCRIBE;
+        let describes = row.task == DESCRIBE;
         pair == (query, target) || (describes && pair == (target, query))
     };
-    let what = |row: &AnnotationRow| match row.task == operators::flow::DESCRIBE {
-        true => "its description",
-        false => "the request for its instructions",
+    let what = |row: &AnnotationRow| match &*row.task {
+        CAPTION => "the request for it",
+        DESCRIBE => "its description",
+        _ => "the request for its instructions",
     };
     if let Some(row) = journal::read(store)?.iter().find(|row| about(row)) {
         return Ok(Some(format!(

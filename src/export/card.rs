@@ -241,9 +241,9 @@ fn turned_away(text: &mut String, dataset: &Dataset) -> anyhow::Result<()> {
     text.push_str("## What was turned away\n\n");
     table(text, &["stage", "reason"], &count(dataset, Table::Rejects, &["stage", "reason"])?);
     text.push_str("Requests to the model, by outcome:\n\n");
-    let columns = ["model", "prompt_version", "outcome"];
+    let columns = ["task", "model", "prompt_version", "outcome"];
     let outcomes = count(dataset, Table::Annotations, &columns).context("count annotations")?;
-    table(text, &["model", "prompt", "outcome"], &outcomes);
+    table(text, &["task", "model", "prompt", "outcome"], &outcomes);
     Ok(())
 }
 

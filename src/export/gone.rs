@@ -15,6 +15,7 @@ use schemas::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    captions,
     dataset::{At, Dataset},
     delta::Key,
     snapshot,
@@ -61,6 +62,15 @@ impl Gone {
                 let caption = captions.is_valid(row).then(|| captions.value(row));
                 contents_of
                     .extend(caption_text(caption).map(|text| ContentId::of(text.as_bytes())));
+            }
+        }
+        // Of a content that no image of the epoch has, a text keeps nothing: `gc` may not have been there.
+        for (content, text) in captions::all_written(dataset)? {
+            let text = ContentId::of(text.as_bytes());
+            if kept.contains(&content) {
+                kept.insert(text);
+            } else if gone.contains(&content) {
+                gone.insert(text);
             }
         }
         gone.retain(|content| !kept.contains(content));

@@ -10,6 +10,7 @@ use schemas::{
 
 use super::{GalleryRow, Instruction, LeftOut, Picture};
 use crate::{
+    captions::Captions,
     dataset::Dataset,
     delta,
     explain::{
@@ -50,6 +51,12 @@ pub fn read(
     images: &[ImageRow],
     most: Most,
 ) -> anyhow::Result<Shown> {
+    let captions = Captions::in_force(dataset)?;
+    let mut images = images.to_vec();
+    let written =
+        images.iter_mut().filter_map(|row| captions.fill(row).then(|| row.image_id.clone()));
+    let written: BTreeSet<String> = written.collect();
+    let images = &images;
     let triplets: Vec<TripletRow> = dataset.rows()?;
     let rejects: Vec<RejectRow> = dataset.rows()?;
     let chosen = choose(&triplets, most.triplets);
@@ -80,6 +87,7 @@ pub fn read(
             config,
         ),
         by_id,
+        written,
     };
     Ok(Shown {
         triplets: chosen.into_iter().map(|row| album.triplet(row)).collect(),
@@ -153,6 +161,8 @@ fn stored(
 /// What the rows of a page are put together from.
 struct Album<'a> {
     by_id: BTreeMap<&'a str, &'a ImageRow>,
+    /// Images whose caption a model wrote.
+    written: BTreeSet<String>,
     bytes: BTreeMap<String, Vec<u8>>,
     answers: Answers,
     rules: Filter,
@@ -165,6 +175,7 @@ impl Album<'_> {
         Picture {
             id: id.to_owned(),
             caption: row.and_then(|row| row.caption.clone()),
+            written: self.written.contains(id),
             bytes: bytes.cloned().unwrap_or_default(),
         }
     }

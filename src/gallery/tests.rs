@@ -2,7 +2,8 @@ use super::*;
 
 fn picture(id: &str, caption: Option<&str>) -> Picture {
     let scene = crate::scenes::scene(0, 1);
-    Picture { id: id.into(), caption: caption.map(Into::into), bytes: scene.jpeg_or_png }
+    let (id, caption) = (id.into(), caption.map(Into::into));
+    Picture { id, caption, written: false, bytes: scene.jpeg_or_png }
 }
 
 fn row(query: Picture) -> GalleryRow {
@@ -43,6 +44,7 @@ fn page(hostile: &str) -> GalleryPage {
     triplet.negatives.push(Picture {
         id: hostile.into(),
         caption: None,
+        written: false,
         bytes: b"no image".to_vec(),
     });
     triplet.instructions.push(Instruction {
@@ -128,6 +130,18 @@ fn what_a_triplet_shows() {
     assert!(html.contains("--w:0.0%\"></i><span>-0.500</span>"), "a bar has no negative width");
     assert!(html.contains("<span>none</span>"));
     assert_eq!(html, render(&page));
+}
+
+#[test]
+fn a_caption_by_a_model_is_marked() {
+    let mut triplet = row(picture("q", Some("a boat")));
+    (triplet.query.written, triplet.negatives[0].written) = (true, true);
+    triplet.negatives.push(picture("n2", Some("a lake")));
+    let html = render(&GalleryPage { triplets: vec![triplet], ..GalleryPage::default() });
+    assert!(html.contains("a boat</span> <i>(generated)</i>"));
+    assert!(html.contains("<li title=\"a ring (generated)\"><img alt=\"a ring\""));
+    assert!(html.contains("<li title=\"a lake\">"));
+    assert_eq!(html.matches("(generated)").count(), 2, "and no other");
 }
 
 #[test]

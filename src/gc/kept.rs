@@ -10,6 +10,7 @@ use schemas::{
 };
 
 use crate::{
+    captions,
     dataset::{At, Dataset},
     delta::{Key, Store},
     snapshot,
@@ -67,6 +68,7 @@ impl Kept {
         let rows = newest.rows::<ImageRow>()?;
         kept.live.extend(rows.iter().map(|row| Key::of(&[&row.image_id])));
         kept.take(&rows)?;
+        kept.take_written(&newest)?;
         Ok(kept)
     }
 
@@ -77,6 +79,7 @@ impl Kept {
             let mut rows = dataset.rows::<ImageRow>()?;
             rows.retain(|row| !lost.contains(row.image_id.as_str()));
             self.take(&rows)?;
+            self.take_written(&dataset)?;
             let back = lost.iter().map(|id| Key::of(&[id]));
             let back: Vec<Key> = back.filter(|id| self.live.contains(id)).collect();
             for table in [Table::Pairs, Table::Triplets].into_iter().filter(|_| !back.is_empty()) {
@@ -107,6 +110,17 @@ impl Kept {
         for (content, row) in mined {
             let texts = self.texts.entry(content).or_insert_with(|| [None].into());
             texts.insert(caption_text(row.caption.as_deref()).map(str::to_owned));
+        }
+        Ok(())
+    }
+
+    /// Captions that were written for contents that stay: they stay with them.
+    fn take_written(&mut self, dataset: &Dataset) -> anyhow::Result<()> {
+        for (content, text) in captions::all_written(dataset)? {
+            if let Some(texts) = self.texts.get_mut(&content) {
+                self.captions.insert(ContentId::of(text.as_bytes()));
+                texts.insert(Some(text));
+            }
         }
         Ok(())
     }

@@ -143,7 +143,7 @@ metrics! {
     ANSWERS: Counter "everpair_annotator_answers_total" ["outcome"] "answers",
         "Outcomes committed to annotations.";
     REQUESTS_WAITING: Gauge "everpair_annotator_requests_waiting" [] "requests",
-        "Committed pairs that wait for an answer.";
+        "Committed pairs that wait for an answer, and images that wait for a caption.";
     STORE_REQUESTS: Counter "everpair_store_requests_total" ["operation"] "requests",
         "Requests to the table store; tries of one request count once.";
     STORE_ERRORS: Counter "everpair_store_errors_total" ["operation"] "requests",

@@ -10,7 +10,7 @@ use std::{
 };
 
 use anyhow::Context;
-use operators::flow::{Pair, Request};
+use operators::flow::{Pair, Request, Task};
 use schemas::{
     ContentId, Epoch,
     config::{AnnotatorKind, Config},
@@ -60,8 +60,12 @@ pub struct Asking {
     answers: Sender<Vec<AnnotationRow>>,
     /// With the time since when.
     wanted: BTreeMap<String, (Request, Instant)>,
-    /// Requests that were not handed over yet, in the order in which they came.
+    /// How many of these are for captions.
+    captions: usize,
+    /// Pairs that were not handed over yet, in the order in which they came.
     fresh: BTreeSet<(Instant, String)>,
+    /// Captions that were not: an image does not move as pairs do, and pairs wait for it.
+    unasked: BTreeSet<String>,
     /// Requests that were wanted when the service stood still, until the first that are wanted
     /// behind it are known.
     waited: Since,
@@ -146,7 +150,7 @@ impl Asking {
                 })?))
             }
         };
-        let (wanted, fresh) = Default::default();
+        let (wanted, fresh, unasked, captions) = Default::default();
         let settle = config.annotator.settles();
         let auditing = auditing.map(|auditing| (auditing, MinedPairs::default()));
         let (epoch, out_of) = (0, None);
@@ -155,7 +159,9 @@ impl Asking {
             settle,
             answers,
             wanted,
+            captions,
             fresh,
+            unasked,
             waited,
             answered,
             auditing,
@@ -183,10 +189,12 @@ impl Asking {
             let id = request.request_id.clone();
             if diff > 0 {
                 let since = waited.get(&id).copied().unwrap_or_else(Instant::now);
-                self.fresh.insert((since, id.clone()));
+                self.captions += usize::from(request.task == Task::Caption);
+                self.queue(request.task, since, id.clone());
                 self.wanted.insert(id, (request, since));
             } else {
                 self.wanted.remove(&id);
+                self.captions -= usize::from(request.task == Task::Caption);
                 if let Asked::Model(client) = &mut self.asked {
                     client.drop_request(id);
                 }
@@ -197,6 +205,13 @@ impl Asking {
             tracing::info!("{} answers of an earlier run are committed now", early.len());
             self.pass_on(early);
         }
+    }
+
+    fn queue(&mut self, task: Task, since: Instant, id: String) {
+        match task {
+            Task::Caption => self.unasked.insert(id),
+            Task::Instruct => self.fresh.insert((since, id)),
+        };
     }
 
     /// Sends outcomes to their commit, by way of the audit.
@@ -228,9 +243,9 @@ impl Asking {
         for (id, _) in &rows {
             // One whose texts were withdrawn answers nothing.
             if self.answered.remove(id)
-                && let Some((_, since)) = self.wanted.get(id)
+                && let Some((request, since)) = self.wanted.get(id)
             {
-                self.fresh.insert((*since, id.clone()));
+                self.queue(request.task, *since, id.clone());
             }
         }
         match &mut self.asked {
@@ -240,20 +255,28 @@ impl Asking {
         }
     }
 
-    /// Pairs that wait for an answer.
+    /// Pairs that wait for an answer, and images that wait for a caption.
     pub fn waiting(&self) -> usize {
         self.wanted.len()
     }
 
     /// Hands over what has held for long enough, and sends on what has come back. `holds` says that
-    /// pairs hold whatever time has passed, for nothing more comes.
+    /// no message moves pairs any more, whatever time has passed; captions that come still do.
     pub fn go_on(
         &mut self,
         look: &dyn Fn(&ContentId) -> Option<Looked>,
         holds: bool,
         metrics: &Metrics,
     ) {
+        let holds = holds && self.no_caption_comes();
         let mut due = Vec::new();
+        for id in std::mem::take(&mut self.unasked) {
+            if let Some((request, _)) = self.wanted.get(&id)
+                && !self.answered.contains(&id)
+            {
+                due.push(request.clone());
+            }
+        }
         while let Some((since, id)) = self.fresh.pop_first() {
             if !holds && since.elapsed() < self.settle {
                 self.fresh.insert((since, id));
@@ -294,10 +317,9 @@ impl Asking {
     fn tell(&mut self) {
         let Some(at) = self.standing() else { return };
         if at.out_of.is_some() && at.out_of != self.out_of {
-            let (what, spent, pairs) = (at.out_of.unwrap_or_default(), at.spent, at.pairs);
-            tracing::warn!(
-                "[annotator] {what} is spent, {spent:.4} USD in all: {pairs} pairs wait"
-            );
+            let (what, spent) = (at.out_of.unwrap_or_default(), at.spent);
+            let waits = at.who_waits();
+            tracing::warn!("[annotator] {what} is spent, {spent:.4} USD in all: {waits}");
         }
         self.out_of = at.out_of;
     }
@@ -325,19 +347,34 @@ impl Asking {
         }
     }
 
-    /// No pair waits for an answer that money and time still allow, and no answer for its commit.
-    pub fn is_done(&self) -> bool {
-        let rests = match &self.asked {
+    /// Why nothing will come of what is asked until money, time or a person allows it.
+    fn rests(&self) -> Option<String> {
+        match &self.asked {
             Asked::Embedded(_) => None,
             Asked::Model(client) => client.rests(),
-            Asked::Batches(_) => Some(format!(
-                "[annotator] {} pairs wait for answers of batches: `everpair requests export` \
-                 writes what is to be asked",
-                self.wanted.len()
-            )),
-        };
-        let handed_over = self.fresh.is_empty() && self.answered.is_empty();
-        match rests {
+            Asked::Batches(_) => {
+                let (pairs, captions) = (self.wanted.len() - self.captions, self.captions);
+                let waits = Standing { pairs, captions, ..Standing::default() }.who_waits();
+                Some(format!(
+                    "[annotator] {waits} for answers of batches: `everpair requests export` \
+                     writes what is to be asked"
+                ))
+            }
+        }
+    }
+
+    /// No caption is wanted, or none comes of what is: it is handed over, and neither under way nor
+    /// on its way to a commit.
+    fn no_caption_comes(&self) -> bool {
+        let handed_over = self.unasked.is_empty() && self.answered.is_empty();
+        self.captions == 0 || (handed_over && self.rests().is_some())
+    }
+
+    /// No pair waits for an answer that money and time still allow, and no answer for its commit.
+    pub fn is_done(&self) -> bool {
+        let asked = self.fresh.is_empty() && self.unasked.is_empty();
+        let handed_over = asked && self.answered.is_empty();
+        match self.rests() {
             Some(why) if handed_over && !self.wanted.is_empty() => {
                 tracing::warn!("{why}");
                 true
@@ -382,6 +419,36 @@ mod tests {
         };
         let (query, target) = (content(&[n, 0]), content(&[n, 1]));
         operators::annotate::request(&model, (&"q".into(), &query), (&"t".into(), &target))
+    }
+
+    #[test]
+    fn pairs_hold_where_no_caption_comes_any_more() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let store = Store::folder(folder.path()).expect("a store");
+        let publisher = delta::start(&store, &specs()).expect("tables");
+        // Answers are brought: until somebody does, nothing moves.
+        let text = "[source]\nfiles = [\"a.jsonl\"]\n[tables]\nroot = \"tables\"\n[captioner]\n\
+                    [annotator]\nkind = \"openai\"\ntransport = \"batch\"\nmodel = \"m\"\n\
+                    budget = 1.0\ninput_price = 1.0\noutput_price = 1.0\n";
+        let config = Config::parse(text).expect("a config");
+        let (answers, _rows) = mpsc::channel();
+        let mut asking =
+            Asking::new(&config, &publisher, answers, (Since::new(), None)).expect("asking");
+        assert!(asking.no_caption_comes(), "none is wanted");
+        let caption = Request { task: Task::Caption, ..request(1) };
+        asking.want(vec![(caption.clone(), 1), (request(2), 1)]);
+        assert_eq!((asking.captions, asking.unasked.len(), asking.fresh.len()), (1, 1, 1));
+        assert!(!asking.no_caption_comes(), "it is not handed over yet");
+        asking.unasked.clear();
+        assert!(asking.no_caption_comes());
+        asking.answered.insert(caption.request_id.clone());
+        assert!(!asking.no_caption_comes(), "its answer is on its way");
+        let outcome = (caption.request_id.clone(), "ok".to_owned());
+        asking.committed(vec![outcome]);
+        assert!(!asking.no_caption_comes(), "a withdrawn one is asked for again");
+        asking.want(vec![(caption, -1)]);
+        assert_eq!(asking.captions, 0);
+        assert!(asking.no_caption_comes());
     }
 
     #[test]

@@ -28,7 +28,8 @@ use super::{
     ingest::Exchange,
     restore::{self, Shown},
     rows::{
-        consolidate, inserts, moved_keys, pair_of, pair_row, touched, triplet_changes, triplet_of,
+        captioned, consolidate, inserts, moved_keys, pair_of, pair_row, touched, triplet_changes,
+        triplet_of,
     },
     upkeep::Upkeep,
     worker::Progress,
@@ -367,6 +368,7 @@ impl Run {
         let mut annotations = changes.annotations;
         annotations.sort_by(|a, b| a.request_id.cmp(&b.request_id));
         annotations.iter_mut().for_each(|row| row.epoch = at);
+        let captioned = captioned(&annotations);
         put(Table::Annotations, inserts(&annotations)?);
         let mut rejects = changes.rejects;
         rejects.sort();
@@ -422,6 +424,7 @@ impl Run {
 
         let cause = Cause {
             touched: &|id| touched.contains(id),
+            captioned: &|content| captioned.contains(&content),
             paired: &|query, target| {
                 let key = (query, target);
                 came.contains(&key) || !gone.contains(&key) && shown(query, target)

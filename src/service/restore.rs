@@ -13,7 +13,7 @@ use std::{
 
 use anyhow::{Context, anyhow};
 use arrow_array::RecordBatch;
-use operators::{filter, register::Restored};
+use operators::{filter, flow::CaptionerId, register::Restored};
 use schemas::{
     ContentId, Epoch,
     config::Filter,
@@ -137,6 +137,8 @@ pub struct Reading<'a> {
     pub publisher: &'a Publisher,
     /// Rules on instructions.
     pub rules: &'a Filter,
+    /// Whose captions count.
+    pub captioner: Option<&'a CaptionerId>,
     /// Learns how far it is.
     pub metrics: &'a Metrics,
     /// Of the dataflow: each is handed what it owns.
@@ -190,6 +192,7 @@ impl Reading<'_> {
                 all.restored.append(&mut share.restored);
                 all.vectors.append(&mut share.vectors);
                 all.answers.append(&mut share.answers);
+                all.captioned.append(&mut share.captioned);
             }
             shown.rejects.extend(piece.rejects);
             for (why, count) in piece.rejected {
@@ -319,6 +322,12 @@ impl Reading<'_> {
                         piece.rejects.extend(filter::accept(answer.clone(), self.rules).1);
                     }
                     piece.shares[at % self.workers].answers.push(answer);
+                }
+                if let Some(captioner) = self.captioner {
+                    for captioned in columns::captions(batch, captioner)? {
+                        let share = &mut piece.shares[owner(captioned.content_id.hash64())];
+                        share.captioned.push(captioned);
+                    }
                 }
             }
             Of::Rejects => count(batch, &mut piece.known, &mut piece.rejected)?,

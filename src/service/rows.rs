@@ -7,12 +7,12 @@ use std::{
 
 use anyhow::Context;
 use operators::{
-    flow::{Answer, Pair},
+    flow::{Answer, CAPTION, Pair},
     triplets::{Cause, Triplet, change_reason},
 };
 use schemas::{
     Channel, ContentId, Epoch,
-    tables::{self, ChangeRow, ImageRow, PairRow, PerChannel, Row, TripletRow},
+    tables::{self, AnnotationRow, ChangeRow, ImageRow, PairRow, PerChannel, Row, TripletRow},
 };
 
 use crate::delta::Change;
@@ -97,6 +97,12 @@ pub fn touched(images: &[(ImageRow, isize)]) -> BTreeSet<String> {
     }
     let moved = sums.into_iter().filter(|(_, sum)| *sum != 0);
     moved.map(|((id, ..), _)| id.to_owned()).collect()
+}
+
+/// Contents that have a caption by a model now.
+pub fn captioned(annotations: &[AnnotationRow]) -> BTreeSet<ContentId> {
+    let written = annotations.iter().filter(|row| row.task == CAPTION && row.outcome == "ok");
+    written.filter_map(|row| ContentId::parse(&row.query_content_id)).collect()
 }
 
 /// A pair as `pairs` shows it.

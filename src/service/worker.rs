@@ -13,7 +13,7 @@ use std::{
 use anyhow::anyhow;
 use operators::{
     embed::KnownVector,
-    flow::{Answer, Answered},
+    flow::{Answer, Answered, Captioned},
     publish::{Change, EpochChanges, publish},
     register::Restored,
 };
@@ -70,6 +70,8 @@ pub struct Share {
     pub vectors: Vec<KnownVector>,
     /// Outcomes of requests.
     pub answers: Vec<Arc<Answer>>,
+    /// Outcomes of requests for captions.
+    pub captioned: Vec<Captioned>,
 }
 
 /// What the threads of the service share.
@@ -211,6 +213,8 @@ impl Handles {
             share.vectors.into_iter().for_each(|row| vectors.send(row));
         }
         share.answers.into_iter().for_each(|answer| self.answers.send(Answered::Known(answer)));
+        let captioned = share.captioned.into_iter();
+        captioned.for_each(|captioned| self.answers.send(Answered::Captioned(captioned)));
         if first {
             self.offsets.send(Change::Closed);
         }

@@ -1,5 +1,6 @@
 //! Requests that travel in files.
 
+mod captions;
 mod disturbed;
 
 use std::{
@@ -59,6 +60,7 @@ fn export(place: &Place, file: &str, more: &[&str]) -> Exported {
     let number = |name: &str| said[name].as_u64().expect("a number");
     Exported {
         batch: said["batch"].as_str().map(str::to_owned),
+        caption: number("caption"),
         describe: number("describe"),
         instruct: number("instruct"),
         bytes: number("bytes"),
@@ -66,6 +68,7 @@ fn export(place: &Place, file: &str, more: &[&str]) -> Exported {
         later: number("later"),
         unpaid: number("unpaid"),
         waiting: number("waiting"),
+        uncaptioned: number("uncaptioned"),
         out: number("out"),
         left_out: number("left_out"),
         ended: number("ended"),

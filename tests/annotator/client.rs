@@ -21,7 +21,10 @@ use everpair::{
     },
     delta::Store,
 };
-use operators::flow::Request;
+use operators::{
+    captions,
+    flow::{CaptionerId, Mined, Request},
+};
 use schemas::{
     ContentId,
     config::{Annotator, AnnotatorKind},
@@ -129,6 +132,21 @@ impl Run {
     pub fn pair(&self, n: usize) -> Request {
         let content = |n: usize| ContentId::of(&n.to_le_bytes());
         self.request(content(2 * n), content(2 * n + 1))
+    }
+
+    pub fn captioner(&self) -> CaptionerId {
+        openai::captioner_id(&self.config, &self.prompts).expect("a captioner")
+    }
+
+    /// The request for the caption of an image.
+    pub fn caption_of(&self, content: ContentId) -> Request {
+        let image_id = content.hex().into();
+        let mined = Mined { image_id, content_id: content, caption: None };
+        captions::request(&self.captioner(), &mined)
+    }
+
+    pub fn caption(&self, n: usize) -> Request {
+        self.caption_of(ContentId::of(&n.to_le_bytes()))
     }
 
     /// Waits for so many outcomes.

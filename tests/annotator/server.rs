@@ -30,6 +30,11 @@ impl Asked {
         self.system().contains("two images")
     }
 
+    /// Whether one is to get a caption.
+    pub fn captions(&self) -> bool {
+        self.system().contains("alternative text")
+    }
+
     pub fn system(&self) -> &str {
         self.body["messages"][0]["content"].as_str().expect("a system prompt")
     }
@@ -57,6 +62,10 @@ impl Asked {
             let named = &self.id[..6];
             return json!({ "common": format!("shapes {named}"), "a": "has a circle", "b": "has a square" })
                 .to_string();
+        }
+        if self.captions() {
+            let named = &self.id[..6];
+            return json!({ "caption": format!("Shapes {named} on a plain ground.") }).to_string();
         }
         let texts = [
             "Replace the round shape by one with corners",
@@ -142,7 +151,12 @@ impl Server {
     pub fn counts(&self) -> (usize, usize) {
         let asked = self.asked();
         let described = asked.iter().filter(|asked| asked.describes()).count();
-        (described, asked.len() - described)
+        (described, asked.len() - described - self.captioned())
+    }
+
+    /// How many captions were.
+    pub fn captioned(&self) -> usize {
+        self.asked().iter().filter(|asked| asked.captions()).count()
     }
 
     /// How often each request was asked.

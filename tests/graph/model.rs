@@ -10,7 +10,7 @@ use everpair::dataflow::Settings;
 use kernels::vector::to_le_bytes;
 use operators::{
     filter::judge,
-    flow::{Answer, Pair, Request},
+    flow::{Answer, CAPTION, Pair, Request, Task},
     naive::{self, NaiveImage},
     publish::EpochChanges,
     triplets::Triplet,
@@ -23,7 +23,7 @@ use schemas::{
 };
 
 use super::{
-    driver::{Fed, OTHER},
+    driver::{CAPTIONER, Fed, OTHER},
     history::{CONTENTS, Message, Says, caption_vector},
 };
 
@@ -93,19 +93,22 @@ pub struct Model {
     memo: Vec<AnnotationRow>,
     /// Live images that a block took.
     pub taken: usize,
+    captioned: bool,
 }
 
-/// The mined image of a content, and its caption as sent.
+/// The mined image of a content, and its caption: as sent, or else the one that was written for it.
 struct MinedImage {
     image_id: Arc<str>,
     content: usize,
     caption: Option<String>,
+    /// A caption may still come.
+    waits: bool,
 }
 
 impl Model {
-    /// A start with this memo.
-    pub fn with(memo: Vec<AnnotationRow>) -> Model {
-        Model { memo, ..Model::default() }
+    /// A start with this memo; `captioned` says whether captions are written.
+    pub fn with(memo: Vec<AnnotationRow>, captioned: bool) -> Model {
+        Model { memo, captioned, ..Model::default() }
     }
 
     pub fn epoch(&mut self, fed: &Fed, settings: &Settings) -> Grown {
@@ -142,7 +145,9 @@ impl Model {
             }
             grown.annotations.push(annotation(&row));
             if row.outcome != WITHDRAWN {
-                grown.rejects.extend(rejects_of(&row, settings));
+                if row.task != CAPTION {
+                    grown.rejects.extend(rejects_of(&row, settings));
+                }
                 self.memo.push(row);
             }
         }
@@ -227,16 +232,44 @@ impl Model {
         // In bytewise order, so the first of a content is the smallest.
         let first = self.live.iter().filter(|(_, (_, content))| seen.insert(*content));
         first
-            .map(|(id, (row, content))| MinedImage {
-                image_id: id.as_str().into(),
-                content: *content,
-                caption: row.caption.clone(),
+            .map(|(id, (row, content))| {
+                let own = caption_text(row.caption.as_deref());
+                let lacks = self.captioned && own.is_none();
+                let outcome = self.captioned_as(*content).filter(|_| lacks);
+                let written = outcome.and_then(|row| caption_text(row.description.as_deref()));
+                MinedImage {
+                    image_id: id.as_str().into(),
+                    content: *content,
+                    caption: own.or(written).map(str::to_owned),
+                    waits: lacks && outcome.is_none(),
+                }
             })
             .collect()
     }
 
+    /// Whether an image is the mined one of its content.
+    pub fn is_mined(&self, image_id: &str) -> bool {
+        self.mined().iter().any(|image| &*image.image_id == image_id)
+    }
+
+    /// What came of the request for a caption of a content.
+    fn captioned_as(&self, content: usize) -> Option<&AnnotationRow> {
+        let id = CONTENTS[content].id.hex();
+        self.memo.iter().find(|row| row.task == CAPTION && row.query_content_id == id)
+    }
+
+    /// Mined images whose caption was written for them.
+    pub fn written(&self) -> usize {
+        let own = |id: &str| caption_text(self.live[id].0.caption.as_deref()).is_some();
+        let mined = self.mined();
+        mined.iter().filter(|image| image.caption.is_some() && !own(&image.image_id)).count()
+    }
+
     pub fn shown(&self, settings: &Settings) -> Shown {
-        let images: Vec<NaiveImage> = self.live.iter().map(naive_image).collect();
+        let captions: BTreeMap<Arc<str>, Option<String>> =
+            self.mined().into_iter().map(|image| (image.image_id, image.caption)).collect();
+        let image = |live| naive_image(live, &captions);
+        let images: Vec<NaiveImage> = self.live.iter().map(image).collect();
         let mined = naive::mined(&images);
         let answers = self.answers(settings);
         let watched = answers.keys().cloned().collect();
@@ -262,7 +295,7 @@ impl Model {
         type Key = (Arc<str>, Arc<str>);
         type Rank = (bool, String, Reverse<i32>, String);
         let mut best: BTreeMap<Key, (Rank, Arc<Answer>)> = BTreeMap::new();
-        for row in &self.memo {
+        for row in self.memo.iter().filter(|row| row.task != CAPTION) {
             let (Some(query), Some(target)) =
                 (find(&row.query_content_id), find(&row.target_content_id))
             else {
@@ -287,6 +320,9 @@ impl Model {
         let mined = self.mined();
         let find = |id: &String| mined.iter().find(|m| CONTENTS[m.content].id.hex() == *id);
         let stale = |row: &&AnnotationRow| {
+            if row.task == CAPTION {
+                return false;
+            }
             let sides = find(&row.query_content_id).zip(find(&row.target_content_id));
             sides.is_some_and(|(query, target)| row.request_id != todays_id(row, query, target))
                 && accepted(row, settings).is_some()
@@ -312,9 +348,23 @@ impl Model {
                 (query.0, query.1.as_deref()),
                 (target.0, target.1.as_deref()),
             );
-            Request { request_id, query, target, images: Default::default() }
+            let (task, images) = (Task::Instruct, Default::default());
+            Request { task, request_id, query, target, images }
         };
-        let asked = pairs.iter().filter(|pair| pair.mined).map(of);
+        let waits = |id: &Arc<str>| mined.iter().any(|m| m.image_id == *id && m.waits);
+        let settled = |pair: &&Pair| !waits(&pair.query_id) && !waits(&pair.target_id);
+        let asked = pairs.iter().filter(|pair| pair.mined).filter(settled).map(of);
+        let captions = mined.iter().filter(|image| image.waits).map(|image| {
+            let side = (CONTENTS[image.content].id, None);
+            Request {
+                task: Task::Caption,
+                request_id: request_id(CAPTION, CAPTIONER, 1, side, side),
+                query: (side.0, None),
+                target: (side.0, None),
+                images: Default::default(),
+            }
+        });
+        let asked = asked.chain(captions);
         asked.filter(|r| self.memo.iter().all(|row| row.request_id != r.request_id)).collect()
     }
 }
@@ -347,9 +397,14 @@ fn vector(channel: Channel, mined: &MinedImage) -> Option<(ContentId, Option<Arc
     }
 }
 
-fn naive_image((image_id, (row, content)): (&String, &(ImageRow, usize))) -> NaiveImage {
+fn naive_image(
+    (image_id, (_, content)): (&String, &(ImageRow, usize)),
+    captions: &BTreeMap<Arc<str>, Option<String>>,
+) -> NaiveImage {
     let [semantic, pattern] = CONTENTS[*content].vectors.clone();
-    let caption = caption_text(row.caption.as_deref()).and_then(caption_vector);
+    // Only what is mined is looked at.
+    let caption = captions.get(image_id.as_str()).cloned().flatten();
+    let caption = caption_text(caption.as_deref()).and_then(caption_vector);
     NaiveImage {
         image_id: image_id.as_str().into(),
         content_id: CONTENTS[*content].id,

@@ -71,6 +71,18 @@ pub struct Annotator {
     pub extra: toml::Table,
     /// `openai`: prompts in place of those that are built in.
     pub prompts: PromptFiles,
+    /// `openai`: the model that writes captions, where there is a `[captioner]`.
+    #[serde(skip)]
+    pub captioner: Option<String>,
+}
+
+/// `[captioner]`: images without a caption get one from a model, by the client of `[annotator]` and out
+/// of its budget.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Captioner {
+    /// The model's name, as the endpoint has it: that which describes unless it is said.
+    pub model: Option<String>,
 }
 
 /// `[[annotator.fallback]]`: another endpoint that has the same models under the same names.
@@ -91,6 +103,8 @@ pub struct PromptFiles {
     pub describe: Option<String>,
     /// How instructions are made of a description.
     pub instruct: Option<String>,
+    /// How one image gets a caption.
+    pub caption: Option<String>,
 }
 
 /// `[annotator] kind`.
@@ -170,6 +184,7 @@ impl Default for Annotator {
             seed: true,
             extra: toml::Table::new(),
             prompts: PromptFiles::default(),
+            captioner: None,
         }
     }
 }
@@ -184,7 +199,7 @@ impl fmt::Debug for Annotator {
             .field("start", &self.start)
             .field("settle", &self.settle)
             .field("url", &self.url)
-            .field("model", &(&self.model, &self.describe_model))
+            .field("model", &(&self.model, &self.describe_model, &self.captioner))
             .field("key_variable", &self.key_variable)
             .field("fallback", &self.fallback)
             .field("per_minute", &(self.requests_per_minute, self.tokens_per_minute))
@@ -206,6 +221,11 @@ impl Annotator {
             AnnotatorKind::Template => Duration::ZERO,
             AnnotatorKind::OpenAi => limits::ANNOTATOR_SETTLE,
         })
+    }
+
+    /// The model that describes.
+    pub fn describer(&self) -> &str {
+        self.describe_model.as_deref().unwrap_or(&self.model)
     }
 
     /// Whether the service itself calls an endpoint.

@@ -116,3 +116,29 @@ fn what_no_image_and_no_pair_could_meet_is_refused() {
     assert_eq!(parse_duration("10s"), Some(Duration::from_secs(10)));
     assert_eq!(parse_duration("ten"), None);
 }
+
+#[test]
+fn a_captioner_needs_a_model_with_eyes_and_somebody_who_pays() {
+    let with = |more: &str| {
+        let openai = "[annotator]\nkind = \"openai\"\nurl = \"http://localhost/v1\"\nmodel = \"m\"\n\
+                      budget = 1.0\ninput_price = 0.0\noutput_price = 0.0\n";
+        format!("{LEAST}{openai}{more}")
+    };
+    let captioner = |more: &str| Config::parse(&with(more)).expect("a config").annotator.captioner;
+    assert_eq!(captioner(""), None);
+    assert_eq!(captioner("[captioner]\n").as_deref(), Some("m"));
+    assert_eq!(captioner("describe_model = \"d\"\n[captioner]\n").as_deref(), Some("d"));
+    assert_eq!(captioner("[captioner]\nmodel = \"c\"\n").as_deref(), Some("c"));
+    let blind = "images = 0\ncaptions = true\n[captioner]\n";
+    assert!(refused(&with(blind)).contains("name a model that does in [captioner] model"));
+    assert!(refused(&with(&format!("{blind}model = \"m\"\n"))).contains("[captioner] model"));
+    assert_eq!(captioner(&format!("{blind}model = \"c\"\n")).as_deref(), Some("c"));
+    assert!(refused(&with("[captioner]\nmodel = \"\"\n")).contains("is empty"));
+    let given =
+        "[captioner]\n[channels.caption]\nencoder = \"given\"\ndim = 8\nband = [0.1, 0.2]\n";
+    assert!(refused(&with(given)).contains("do not go together"));
+    let stored = "[captioner]\n[contents]\nstore = \"reference\"\n";
+    assert!(refused(&with(stored)).contains("[contents] store"));
+    let template = format!("{LEAST}[captioner]\n");
+    assert!(refused(&template).contains("kind = \"openai\""));
+}

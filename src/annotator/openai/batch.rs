@@ -5,7 +5,8 @@
 //!                   └────► _everpair/batches/NAME.json, a slice of the budget ────┘
 //! ```
 //!
-//! A pair takes two rounds, for its instructions are made of its description. What is out in a batch is
+//! A pair takes two rounds, for its instructions are made of its description; where its images get
+//! captions from a model, these take one before. What is out in a batch is
 //! not exported again until its answers are imported or the batch is cancelled. The most that a batch can
 //! cost is drawn from the budget before its file is there, so the budget holds (I8). Answers enter as
 //! those of an endpoint do: judged alike, written down, then committed by the service.

@@ -14,7 +14,7 @@ use serde_json::json;
 use super::{
     batch::{Exported, Imported, cancel, export, import, read},
     money::usd,
-    reask::{Again, Selection, reask},
+    reask::{Again, Of, Selection, reask},
 };
 use crate::{
     cli::{BadConfig, read_config},
@@ -26,7 +26,8 @@ use crate::{
 #[derive(Subcommand, Debug)]
 pub enum RequestsCommand {
     /// Writes what pairs of the newest epoch ask for, in the form of OpenAI's batches and `vllm
-    /// run-batch`. A pair takes two rounds: its description, then instructions.
+    /// run-batch`. A pair takes two rounds: its description, then instructions. Where there is a
+    /// [captioner], images without a caption take one before.
     Export {
         /// The config file (TOML), with [annotator] transport = "batch".
         #[arg(long, value_name = "FILE")]
@@ -34,7 +35,7 @@ pub enum RequestsCommand {
         /// The file: JSON lines, a request each.
         #[arg(long, value_name = "FILE")]
         out: PathBuf,
-        /// At most so many requests, the best pairs first.
+        /// At most so many requests, captions and then the best pairs first.
         #[arg(long, value_name = "N", default_value_t = limits::ANNOTATOR_BATCH.0 as u64,
               value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
         most: u64,
@@ -67,6 +68,9 @@ pub enum RequestsCommand {
         /// Their descriptions too.
         #[arg(long)]
         describe: bool,
+        /// Captions that fit, and no answers about pairs.
+        #[arg(long, conflicts_with = "describe")]
+        caption: bool,
         /// Do it.
         #[arg(long)]
         apply: bool,
@@ -121,11 +125,16 @@ pub fn run(command: &RequestsCommand) -> anyhow::Result<()> {
             }
             refuse(&said)
         }
-        RequestsCommand::Again { config, selection, describe, apply, json } => {
-            let again = reask(&read_config(config)?, selection, (*describe, *apply))?;
+        RequestsCommand::Again { config, selection, describe, caption, apply, json } => {
+            let of = match (caption, describe) {
+                (true, _) => Of::Images,
+                (false, true) => Of::PairsAnew,
+                (false, false) => Of::Pairs,
+            };
+            let again = reask(&read_config(config)?, selection, (of, *apply))?;
             match json {
                 true => outln!("{:#}", serde_json::to_value(&again)?),
-                false => tell_again(&again),
+                false => tell_again(&again, of),
             }
             Ok(())
         }
@@ -164,25 +173,30 @@ fn by_batches(config: &Config) -> anyhow::Result<Config> {
 
 fn tell_export(said: &Exported, file: &std::path::Path) {
     let Exported { describe, instruct, bytes, most_usd, later, unpaid, waiting, .. } = said;
-    let Exported { out, left_out, ended, .. } = said;
+    let Exported { out, left_out, ended, uncaptioned, .. } = said;
+    let captions = match said.caption {
+        0 => String::new(),
+        captions => format!("{captions} captions, "),
+    };
     match &said.batch {
         Some(batch) => outln!(
-            "{batch}: {describe} descriptions and {instruct} requests for instructions, {bytes} bytes, \
-             at most {most_usd:.4} USD, in {}",
+            "{batch}: {captions}{describe} descriptions and {instruct} requests for instructions, \
+             {bytes} bytes, at most {most_usd:.4} USD, in {}",
             file.display()
         ),
         None => outln!("nothing to ask now"),
     }
     for (count, what) in [
-        (later, "more may be asked, in another batch: this one is full, or for the other model"),
+        (later, "more may be asked, in another batch: this one is full, or for another model"),
         (unpaid, "more are not covered by what is left of [annotator] budget and daily_budget"),
+        (uncaptioned, "pairs wait for captions: export again when these are committed"),
         (waiting, "pairs wait for their descriptions: export again when these are committed"),
         (
             out,
             "are out already (`everpair requests list`; `cancel` gives up one whose file there is not)",
         ),
         (left_out, "left out: an image or a description of theirs cannot be read"),
-        (ended, "have nothing to ask about: no caption, or a description that failed"),
+        (ended, "have nothing to ask about: no caption, no picture, or a description that failed"),
     ] {
         if *count > 0 {
             outln!("{count} {what}");
@@ -206,23 +220,42 @@ fn tell_import(said: &Imported) {
     }
 }
 
-fn tell_again(again: &Again) {
-    for (what, counts) in
-        [("requests for instructions", &again.instruct), ("descriptions", &again.describe)]
-    {
+fn tell_again(again: &Again, of: Of) {
+    let mut none = true;
+    for (what, counts) in [
+        ("requests for instructions", &again.instruct),
+        ("descriptions", &again.describe),
+        ("captions", &again.caption),
+    ] {
+        none &= counts.is_empty();
         for (outcome, count) in counts {
             outln!("{count} {what} that ended with {outcome}");
         }
     }
-    if again.instruct.is_empty() && again.describe.is_empty() {
-        outln!("no answer of a pair that is mined now fits: nothing is to be done");
+    let (one, what) = match of {
+        Of::Images => ("caption of an image", "images"),
+        Of::Pairs | Of::PairsAnew => ("answer of a pair", "pairs"),
+    };
+    if none {
+        outln!("no {one} that is mined now fits: nothing is to be done");
         return;
     }
     outln!("they have cost {:.4} USD, and will cost about that again", again.cost_usd);
+    if of == Of::Images {
+        outln!(
+            "with [annotator] captions = true, so will pairs of images that get another caption"
+        );
+    }
     if again.stay > 0 {
-        outln!("{} more answers fit, of pairs that are not mined now: they stay", again.stay);
+        outln!("{} more answers fit, of {what} that are not mined now: they stay", again.stay);
     }
     match again.applied {
+        true if of == Of::Images => {
+            outln!(
+                "the next run asks: until it has answers, these images have no caption; `verify` \
+                 finds pairs by the old ones until that run has begun"
+            )
+        }
         true => outln!("the next run asks: until it has answers, their triplets are gone"),
         false => outln!("nothing is changed; --apply does it"),
     }

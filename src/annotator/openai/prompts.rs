@@ -26,7 +26,7 @@ pub const INSTRUCTIONS_MIN: usize = 3;
 
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Describe {
+struct Plain {
     version: i32,
     system: String,
     user: String,
@@ -49,13 +49,16 @@ struct Demonstration {
     instructions: Vec<String>,
 }
 
-/// Both prompts.
+/// The prompts.
 #[derive(Clone, Debug)]
 pub struct Prompts {
-    describe: Describe,
+    describe: Plain,
     instruct: Instruct,
+    caption: Plain,
+    /// Whether captions are asked for.
+    captions: bool,
     /// Of what each file says beside its version.
-    digests: [String; 2],
+    digests: [String; 3],
     /// The words of all instructions that are demonstrations.
     demonstrated: HashSet<String>,
 }
@@ -206,20 +209,27 @@ impl Prompts {
         let files = &config.prompts;
         let describe = text("describe", &files.describe, include_str!("prompts/describe.toml"))?;
         let instruct = text("instruct", &files.instruct, include_str!("prompts/instruct.toml"))?;
-        let digests = [digest(&describe)?, digest(&instruct)?];
+        let caption = text("caption", &files.caption, include_str!("prompts/caption.toml"))?;
+        let digests = [digest(&describe)?, digest(&instruct)?, digest(&caption)?];
         let describe = toml::from_str(&describe).context("the prompt that describes")?;
+        let caption = toml::from_str(&caption).context("the prompt for captions")?;
         let instruct: Instruct =
             toml::from_str(&instruct).context("the prompt for instructions")?;
         let shown = instruct.demonstrations.iter().flat_map(|shown| &shown.instructions);
         let demonstrated = shown.map(|text| words_of(text)).collect();
-        let prompts = Prompts { describe, instruct, digests, demonstrated };
+        let captions = config.captioner.is_some();
+        let prompts = Prompts { describe, instruct, caption, captions, digests, demonstrated };
         prompts.check()?;
         Ok(prompts)
     }
 
     fn check(&self) -> anyhow::Result<()> {
-        let Prompts { describe, instruct, .. } = self;
-        for (name, version) in [("describe", describe.version), ("instruct", instruct.version)] {
+        let Prompts { describe, instruct, caption, .. } = self;
+        for (name, version) in [
+            ("describe", describe.version),
+            ("instruct", instruct.version),
+            ("caption", caption.version),
+        ] {
             if !(1..=VERSION_MAX).contains(&version) {
                 bail!("the prompt {name} has version {version}: must be 1 to {VERSION_MAX}");
             }
@@ -244,13 +254,20 @@ impl Prompts {
         self.describe.version * VERSIONS + self.instruct.version
     }
 
+    /// `prompt_version` of captions.
+    pub fn caption_version(&self) -> i32 {
+        self.caption.version
+    }
+
     /// A digest of the words that each version stands for, by file and version: answers are known by
-    /// versions alone.
+    /// versions alone. Those for captions are among them where there is a captioner: tables without
+    /// one know of no such words.
     pub fn words(&self) -> BTreeMap<String, &str> {
-        let [describe, instruct] = &self.digests;
+        let [describe, instruct, caption] = &self.digests;
         let describe = (format!("describe version {}", self.describe.version), &**describe);
         let instruct = (format!("instruct version {}", self.instruct.version), &**instruct);
-        [describe, instruct].into()
+        let caption = (format!("caption version {}", self.caption.version), &**caption);
+        [describe, instruct].into_iter().chain(self.captions.then_some(caption)).collect()
     }
 
     /// Whether a text is one of the demonstrations, in the same words: small models give those back.
@@ -297,6 +314,16 @@ impl Prompts {
         Chat { fields, system: self.describe.system.clone(), user, images }
     }
 
+    /// Asks for a caption of an image, which is sent also to who describes by captions alone.
+    pub fn caption(&self, config: &Annotator, request: &Request, how: Variation) -> Chat {
+        let text = json!({ "type": "string", "minLength": 1, "maxLength": 400 });
+        let schema = object(Map::from_iter([("caption".to_owned(), text)]));
+        let fields =
+            fields_of(config, captioner(config), &request.request_id, how, "caption", schema);
+        let Plain { system, user, .. } = self.caption.clone();
+        Chat { fields, system, user, images: vec![("Image:", request.query.0)] }
+    }
+
     /// Asks for instructions that lead from query to target.
     pub fn instruct(
         &self,
@@ -329,6 +356,11 @@ impl Prompts {
         drawn.sort_by_key(|(dice, _)| *dice);
         drawn.into_iter().map(|(_, one)| one).take(self.instruct.shown)
     }
+}
+
+/// The model that writes captions.
+pub fn captioner(config: &Annotator) -> &str {
+    config.captioner.as_deref().unwrap_or_else(|| config.describer())
 }
 
 /// The words of a text, whatever stands between them and however they are written.

@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use anyhow::{Context, bail};
 use arrow_array::cast::AsArray;
 use chrono::{DateTime, NaiveDate, Utc};
+use operators::flow::{CAPTION, DESCRIBE, TASK};
 use schemas::{
     ContentId,
     config::{AnnotatorKind, Config},
@@ -17,7 +18,7 @@ use schemas::{
 use serde::Serialize;
 
 use super::{
-    journal, model_id,
+    captioner_id, journal, model_id,
     prompts::Prompts,
     wanted::{Wanted, wanted},
 };
@@ -41,7 +42,7 @@ pub struct Selection {
     /// Answers from before that time: a date (UTC), or RFC 3339.
     #[arg(long, value_name = "TIME", value_parser = time)]
     pub before: Option<i64>,
-    /// Pairs whose query is from this source.
+    /// Pairs whose query is from this source; captions of images that are.
     #[arg(long, value_name = "SOURCE")]
     pub source: Vec<String>,
     /// This request.
@@ -83,23 +84,48 @@ pub struct Again {
     pub instruct: BTreeMap<String, u64>,
     /// Descriptions, the same.
     pub describe: BTreeMap<String, u64>,
+    /// Captions, the same.
+    pub caption: BTreeMap<String, u64>,
     /// What these have cost: about what they cost again under the same prices.
     pub cost_usd: f64,
-    /// Answers that fit, of pairs that are not mined now: nobody would ask them, so they stay.
+    /// Answers that fit, of pairs and images that are not mined now: nobody would ask them, so they stay.
     pub stay: u64,
     /// The memo has forgotten them.
     pub applied: bool,
 }
 
+impl Again {
+    fn count(&mut self, row: &AnnotationRow) {
+        let counts = match &*row.task {
+            CAPTION => &mut self.caption,
+            DESCRIBE => &mut self.describe,
+            _ => &mut self.instruct,
+        };
+        *counts.entry(row.outcome.clone()).or_default() += 1;
+        self.cost_usd += row.cost_usd.unwrap_or(0.0);
+    }
+}
+
+/// What is asked again of what was selected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Of {
+    /// Instructions; descriptions where they have failed.
+    Pairs,
+    /// Instructions and their descriptions.
+    PairsAnew,
+    /// Captions.
+    Images,
+}
+
 /// Finds them, and lets the memo forget them if it is to be `applied`, for which the command becomes the
-/// writer of the tables: a service that runs ends. `describe` has the descriptions asked for again too.
+/// writer of the tables: a service that runs ends.
 ///
 /// # Errors
 /// Nothing is selected, no model is asked, or the tables cannot be read or written.
 pub fn reask(
     config: &Config,
     selection: &Selection,
-    (describe, applied): (bool, bool),
+    (of, applied): (Of, bool),
 ) -> anyhow::Result<Again> {
     if config.annotator.kind == AnnotatorKind::Template {
         let why = "[annotator] kind = \"template\" asks no model: it answers alike again";
@@ -109,23 +135,49 @@ pub fn reask(
         let why = "say which answers: --outcome, --label, --before, --source or --id";
         return Err(BadConfig(why.into()).into());
     }
+    if of == Of::Images && config.annotator.captioner.is_none() {
+        return Err(BadConfig("there is no [captioner]: nobody writes captions".into()).into());
+    }
     let store = open_tables(config)?;
     if dataset::latest(&store)?.is_none() {
         bail!("no epoch is committed yet: there is no answer");
     }
     let prompts = Prompts::of(&config.annotator)?;
-    let model = model_id(&config.annotator, &prompts);
     let dataset = Dataset::open(&store, &At::Latest)?;
+    let (mut again, gone) = find(config, &prompts, &dataset, (selection, of))?;
+    if applied && !gone.is_empty() {
+        forget(&store, &gone)?;
+        again.applied = true;
+    }
+    Ok(again)
+}
+
+/// What fits, and the ids of the requests that are to be forgotten.
+fn find(
+    config: &Config,
+    prompts: &Prompts,
+    dataset: &Dataset,
+    (selection, of): (&Selection, Of),
+) -> anyhow::Result<(Again, HashSet<String>)> {
+    let annotator = &config.annotator;
+    let (model, captioner) = (model_id(annotator, prompts), captioner_id(annotator, prompts));
     let images = dataset.rows::<ImageRow>()?.into_iter();
     let sources: HashMap<String, Option<String>> =
         images.map(|row| (row.image_id, row.source)).collect();
-    let Wanted { requests, .. } = wanted(&dataset, &model)?;
-    // By request: the query's source, and the description.
+    let Wanted { mut requests, waiting, captions, .. } =
+        wanted(dataset, &model, captioner.as_ref())?;
+    // One that waits for a caption may have been answered before it had to.
+    requests.extend(waiting);
+    let (task, requests) = match of {
+        Of::Images => (CAPTION, captions),
+        Of::Pairs | Of::PairsAnew => (TASK, requests),
+    };
+    // By request: the source of the query, or of the image, and the description.
     let mined: HashMap<String, (Option<&str>, String)> = requests
         .iter()
         .map(|request| {
             let source = sources.get(&*request.images[0]).and_then(|source| source.as_deref());
-            let describe_id = prompts.describe_id(&config.annotator, request);
+            let describe_id = prompts.describe_id(annotator, request);
             (request.request_id.clone(), (source, describe_id))
         })
         .collect();
@@ -134,32 +186,25 @@ pub fn reask(
     let rows = dataset.rows::<AnnotationRow>()?;
     for row in rows.iter().filter(|row| row.outcome != WITHDRAWN) {
         let Some((source, describe_id)) = mined.get(&row.request_id) else {
-            let instructs = row.task != operators::flow::DESCRIBE;
-            again.stay += u64::from(instructs && selection.has(row, None));
+            again.stay += u64::from(row.task == task && selection.has(row, None));
             continue;
         };
         if selection.has(row, *source) {
-            *again.instruct.entry(row.outcome.clone()).or_default() += 1;
-            again.cost_usd += row.cost_usd.unwrap_or(0.0);
+            again.count(row);
             gone.insert(row.request_id.clone());
             // Without a description there is nothing to ask with.
-            if describe || row.outcome == "no_description" {
+            if of == Of::PairsAnew || row.outcome == "no_description" {
                 described.insert(describe_id.clone());
             }
         }
     }
     for row in rows.iter().filter(|row| described.contains(&row.request_id)) {
         if row.outcome != WITHDRAWN {
-            *again.describe.entry(row.outcome.clone()).or_default() += 1;
-            again.cost_usd += row.cost_usd.unwrap_or(0.0);
+            again.count(row);
             gone.insert(row.request_id.clone());
         }
     }
-    if applied && !gone.is_empty() {
-        forget(&store, &gone)?;
-        again.applied = true;
-    }
-    Ok(again)
+    Ok((again, gone))
 }
 
 fn forget(store: &delta::Store, gone: &HashSet<String>) -> anyhow::Result<()> {

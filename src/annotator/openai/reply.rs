@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use schemas::limits;
 use serde_json::Value;
 
 use super::prompts::{Description, INSTRUCTIONS_MIN, Prompts};
@@ -133,7 +134,8 @@ pub fn judge<T>(ended: Ended, read: fn(&Value) -> Result<T, String>) -> (Bill, V
         }
         // llama.cpp's words, with status 500, for a model that takes text alone.
         500.. if said.contains("image input is not supported") => Verdict::Refuses(format!(
-            "{why} (a model that sees none needs [annotator] images = 0 and captions = true)"
+            "{why} (a model that sees none needs [annotator] images = 0 and captions = true, \
+             and writes no captions)"
         )),
         408 | 409 | 425 | 429 | 500.. if retry != Some(false) => {
             let outcome = if status == 429 { "rate_limited" } else { "unavailable" };
@@ -211,13 +213,18 @@ fn choice<T>(reply: &Value, read: fn(&Value) -> Result<T, String>) -> Verdict<T>
     }
 }
 
-/// How models decline in plain words.
+/// How a model speaks of itself where it declines.
+const DECLINES: [&str; 6] =
+    ["i'm sorry", "i am sorry", "i can't", "i cannot", "i'm unable", "i am unable"];
+
+/// Whether a model declines in plain words.
 fn declines(text: &str) -> bool {
+    DECLINES.iter().chain(&["sorry, "]).any(|words| begins(text, words))
+}
+
+fn begins(text: &str, words: &str) -> bool {
     let begin: String = text.trim_start().to_lowercase().chars().take(80).collect();
-    let begin = begin.replace('’', "'");
-    ["i'm sorry", "i am sorry", "i can't", "i cannot", "i'm unable", "i am unable", "sorry, "]
-        .iter()
-        .any(|words| begin.starts_with(words))
+    begin.replace('’', "'").starts_with(words)
 }
 
 /// The JSON in an answer that may have a model's thoughts, a fence or a word of welcome around it.
@@ -249,6 +256,24 @@ pub fn description(value: &Value) -> Result<Description, String> {
         text.ok_or_else(|| format!("the description has no {name:?}"))
     };
     Ok(Description { common: part("common")?, first: part("a")?, second: part("b")? })
+}
+
+/// Reads a caption.
+///
+/// # Errors
+/// There is none, or it is none.
+pub fn caption(value: &Value) -> Result<String, String> {
+    let text = value["caption"].as_str().map(clean).filter(|text| says_something(text));
+    let text = text.ok_or("the answer has no \"caption\"")?;
+    let (length, most) = (text.chars().count(), limits::ANNOTATOR_CAPTION_CHARS);
+    // Where a schema leaves a model no other way to decline. A sign may say that it is sorry.
+    if DECLINES.iter().any(|words| begins(&text, words)) {
+        return Err("the model declines".into());
+    }
+    match length <= most {
+        true => Ok(text),
+        false => Err(format!("a caption of {length} characters, more than {most}")),
+    }
 }
 
 /// Reads instructions, each once; a bare list will do.

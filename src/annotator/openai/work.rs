@@ -14,7 +14,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use operators::flow::Request;
+use operators::flow::{Request, Task};
 use schemas::{
     config::Annotator,
     limits,
@@ -22,7 +22,7 @@ use schemas::{
 };
 use tokio::{runtime::Runtime, task::AbortHandle};
 
-use self::queue::{Job, Queue};
+use self::queue::{Asks, Job, Queue};
 use super::{
     Parts, Standing,
     failures::{Failure, Patience},
@@ -60,7 +60,7 @@ pub(super) enum Told {
 struct Open {
     job: Job,
     request: Request,
-    /// None for a description.
+    /// For instructions: the request for the description that they are made of.
     describe_id: Option<String>,
     /// In this round.
     tries: u32,
@@ -88,6 +88,39 @@ struct Flight {
     abort: AbortHandle,
 }
 
+/// Means of calls: one for a caption has one image, and costs another amount than those of pairs.
+#[derive(Default)]
+struct Means {
+    captions: Mean,
+    pairs: Mean,
+}
+
+/// How many calls, and their sum.
+#[derive(Clone, Copy, Default)]
+struct Mean {
+    calls: u64,
+    sum: u64,
+}
+
+impl Means {
+    fn add(&mut self, asks: Asks, amount: u64) {
+        let mean = match asks {
+            Asks::Caption => &mut self.captions,
+            Asks::Description | Asks::Instructions => &mut self.pairs,
+        };
+        (mean.calls, mean.sum) = (mean.calls + 1, mean.sum + amount);
+    }
+
+    /// None before there was a call.
+    fn of(&self, asks: Asks) -> Option<u64> {
+        let Mean { calls, sum } = match asks {
+            Asks::Caption => self.captions,
+            Asks::Description | Asks::Instructions => self.pairs,
+        };
+        sum.checked_div(calls)
+    }
+}
+
 /// What is made of the money that is left.
 #[derive(Default)]
 struct Money {
@@ -113,8 +146,8 @@ pub(super) struct Work {
     standing: Arc<Mutex<Standing>>,
     pace: Pace,
     rate: Rate,
-    /// Calls that told their tokens, and these.
-    told_tokens: (u64, u64),
+    /// Tokens of the calls that told them.
+    told_tokens: Means,
     open: HashMap<String, Open>,
     queue: Queue,
     patience: Patience,
@@ -140,8 +173,8 @@ pub(super) struct Work {
     answered: bool,
     bad_requests: u32,
     spent_before: Nanos,
-    /// Calls of this process that have ended and cost something, and what that was.
-    paid: (u64, Nanos),
+    /// What the calls of this process cost that have ended and cost something.
+    paid: Means,
     money: Money,
     /// When the first call was made.
     began: Option<Instant>,
@@ -162,14 +195,14 @@ impl Work {
             prices: Prices::of(&config),
             pace: Pace::new(config.concurrency),
             rate: Rate::of(&config),
-            told_tokens: (0, 0),
+            told_tokens: Means::default(),
             config,
             prompts,
             endpoint,
             store,
             library: Arc::new(Mutex::new(library)),
             spent_before: ledger.spent(),
-            paid: (0, 0),
+            paid: Means::default(),
             money: Money::default(),
             ledger,
             runtime,
@@ -248,9 +281,31 @@ impl Work {
         for request in requests {
             let id = &request.request_id;
             if !self.open.contains_key(id) && !self.handed_out.contains(id) {
-                let describe_id = self.prompts.describe_id(&self.config, &request);
-                self.admit(request, describe_id);
+                match request.task {
+                    Task::Caption => self.admit_caption(request),
+                    Task::Instruct => {
+                        let describe_id = self.prompts.describe_id(&self.config, &request);
+                        self.admit(request, describe_id);
+                    }
+                }
             }
+        }
+    }
+
+    fn admit_caption(&mut self, request: Request) {
+        let (content, id) = (request.query.0, request.request_id.clone());
+        let job = Job { pair: [content, content], turned: false, id, asks: Asks::Caption };
+        self.open(job.clone(), request, None);
+        self.at.captions += 1;
+        self.enqueue(job);
+    }
+
+    /// One less waits. A description counts as the pairs that wait for it.
+    fn leaves(&mut self, asks: Asks) {
+        match asks {
+            Asks::Caption => self.at.captions -= 1,
+            Asks::Description => {}
+            Asks::Instructions => self.at.pairs -= 1,
         }
     }
 
@@ -267,8 +322,8 @@ impl Work {
     fn admit(&mut self, request: Request, describe_id: String) {
         let [first, second] = ordered(&request).map(|side| side.0);
         let id = request.request_id.clone();
-        let (pair, turned, describes) = ([first, second], is_turned(&request), false);
-        let job = Job { pair, turned, id: id.clone(), describes };
+        let (pair, turned, asks) = ([first, second], is_turned(&request), Asks::Instructions);
+        let job = Job { pair, turned, id: id.clone(), asks };
         self.open(job.clone(), request.clone(), Some(describe_id.clone()));
         self.at.pairs += 1;
         match self.known.get(&describe_id) {
@@ -282,8 +337,8 @@ impl Work {
     fn describe(&mut self, request: Request, describe_id: String, waiting: String) {
         if !self.open.contains_key(&describe_id) {
             let [first, second] = ordered(&request).map(|side| side.0);
-            let (pair, turned, describes) = ([first, second], false, true);
-            let job = Job { pair, turned, id: describe_id.clone(), describes };
+            let (pair, turned, asks) = ([first, second], false, Asks::Description);
+            let job = Job { pair, turned, id: describe_id.clone(), asks };
             self.open(job.clone(), request, None);
             self.enqueue(job);
         }
@@ -332,14 +387,14 @@ impl Work {
             return;
         }
         let Some(open) = self.open.remove(id) else { return };
-        self.at.pairs -= usize::from(open.describe_id.is_some());
+        self.leaves(open.job.asks);
         self.queue.remove(&open.job);
         let flight = self.flights.iter().find(|(_, flight)| flight.id == id).map(|(turn, _)| *turn);
         if let Some(flight) = flight.and_then(|turn| self.flights.remove(&turn)) {
             flight.abort.abort();
             if let Some(reserved) = flight.reserved {
                 let most = reserved.amount();
-                self.settle(reserved, most);
+                self.settle(reserved, most, open.job.asks);
             }
         }
         if let Some(describe_id) = open.describe_id
@@ -370,13 +425,17 @@ impl Work {
         self.at.asking_seconds = self.began.map_or(0.0, |began| (now - began).as_secs_f64());
         self.at.in_flight = self.flights.len() + self.writing;
         self.at.limit = self.pace.limit();
-        let pairs = |open: &Open| if open.describe_id.is_none() { open.waiting.len() } else { 1 };
+        let waiting = |open: &Open| match open.job.asks {
+            Asks::Description => open.waiting.len(),
+            Asks::Caption | Asks::Instructions => 1,
+        };
         let put_off = self.queue.waits().filter_map(|(_, job)| self.open.get(&job.id));
-        self.at.put_off = put_off.map(pairs).sum();
+        self.at.put_off = put_off.map(waiting).sum();
         self.at.again_at = self.queue.waits().next().map(|(at, _)| {
             let wait = at.saturating_duration_since(now).as_secs();
             now_us() + i64::try_from(wait).unwrap_or(0) * MICROS
         });
+        self.at.captions_spent = usd(self.paid.captions.sum);
         self.at.spent = usd(spent);
         self.at.spent_now = usd(spent.saturating_sub(self.spent_before));
         // Not before each endpoint has refused.

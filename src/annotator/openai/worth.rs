@@ -1,5 +1,8 @@
 //! What a pair is worth against others, where the money left does not do for all of them.
 //!
+//! Captions come before all pairs, in the order of contents: until its images have theirs a pair is not
+//! asked about, so nobody knows which of them are worth it. What is left then goes to pairs.
+//!
 //! In this order: more channels propose it; fewer mined pairs lead to its target, for a target that
 //! many lead to stands for itself often enough; its score is farther from the edges of its band. Each
 //! source of query images is asked about in turn, so that a large one does not take all. A pair whose

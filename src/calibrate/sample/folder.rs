@@ -4,10 +4,11 @@ use std::{collections::BTreeMap, path::Path, sync::Arc};
 
 use anyhow::{Context, bail};
 use operators::flow::Picture;
+use schemas::caption_text;
 
 use super::{
-    Channel, Config, ContentId, Encoders, Image, Look, Sample, Smallest, StoreKind, caption_text,
-    decode, dice, empty, hash, in_parallel, limits, look, take,
+    Channel, Config, ContentId, Encoders, Image, Look, Sample, Smallest, StoreKind, decode, dice,
+    empty, hash, in_parallel, limits, look, take,
 };
 use crate::push::images::{self, Found};
 

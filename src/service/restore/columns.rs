@@ -11,7 +11,7 @@ use arrow_array::{
 };
 use operators::{
     embed::KnownVector,
-    flow::{Answer, TASK},
+    flow::{Answer, CAPTION, Captioned, CaptionerId, TASK},
 };
 use schemas::{
     ContentId,
@@ -126,6 +126,27 @@ pub fn answers(batch: &RecordBatch) -> anyhow::Result<Vec<(Arc<Answer>, i64)>> {
     Ok(answers.map(answer).collect())
 }
 
+/// What came of requests for captions, as far as they are this captioner's.
+///
+/// # Errors
+/// A column is not there.
+pub fn captions(batch: &RecordBatch, captioner: &CaptionerId) -> anyhow::Result<Vec<Captioned>> {
+    let [requests, contents, outcomes, descriptions, tasks] = [
+        texts(batch, "request_id")?,
+        texts(batch, "query_content_id")?,
+        texts(batch, "outcome")?,
+        texts(batch, "description")?,
+        texts(batch, "task")?,
+    ];
+    let of = (0..batch.num_rows()).filter(|row| tasks.value(*row) == CAPTION);
+    let captioned = of.filter_map(|row| {
+        let asked = (requests.value(row), contents.value(row));
+        let text = descriptions.is_valid(row).then(|| descriptions.value(row));
+        Captioned::read(captioner, asked, outcomes.value(row), text)
+    });
+    Ok(captioned.collect())
+}
+
 struct Audits<'a> {
     list: &'a ListArray,
     labels: &'a StringArray,
@@ -193,7 +214,27 @@ mod tests {
         let mut rows: Vec<AnnotationRow> = (0..9).map(annotation).collect();
         rows.insert(4, AnnotationRow { outcome: WITHDRAWN.into(), ..annotation(9) });
         rows.insert(6, AnnotationRow { task: "describe".into(), ..annotation(10) });
-        let read = answers(&to_batch(&rows).expect("a batch")).expect("answers");
+        let captioner = CaptionerId { model: "captioner".into(), prompt_version: 3 };
+        let content = ContentId::of(&[5]);
+        let caption = |model: &str, outcome: &str| {
+            let captioner = CaptionerId { model: model.into(), ..captioner.clone() };
+            AnnotationRow {
+                task: CAPTION.into(),
+                request_id: captioner.request_id(content),
+                query_content_id: content.hex(),
+                target_content_id: content.hex(),
+                outcome: outcome.into(),
+                description: Some(" a cat ".into()),
+                ..annotation(5)
+            }
+        };
+        let captions = [("captioner", "ok"), ("another", "ok"), ("captioner", WITHDRAWN)];
+        let captions = captions.map(|(model, outcome)| caption(model, outcome));
+        let all: Vec<AnnotationRow> = rows.iter().chain(&captions).cloned().collect();
+        let batch = to_batch(&all).expect("a batch");
+        let read = answers(&batch).expect("answers");
+        let captioned = Captioned { content_id: content, caption: Some("a cat".into()) };
+        assert_eq!(super::captions(&batch, &captioner).expect("captions"), [captioned]);
         rows.remove(6);
         rows.remove(4);
         let told = rows.iter().map(|row| (Arc::new(Answer::from(row)), row.epoch));

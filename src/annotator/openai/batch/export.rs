@@ -8,7 +8,7 @@ use std::{
 };
 
 use anyhow::{Context, anyhow, bail};
-use operators::flow::Request;
+use operators::flow::{Request, Task};
 use schemas::{
     ContentId,
     config::Config,
@@ -19,16 +19,17 @@ use serde::Serialize;
 
 use super::{
     super::{
+        captioner_id,
         failures::{self, Failure},
         journal,
         library::{Known, Library, Memo, Tables, memo},
         model_id,
         money::{Ledger, Nanos, Prices, day, usd},
-        prompts::{Chat, Description, Prompts, Variation, is_turned, ordered},
+        prompts::{Chat, Description, Prompts, Variation, captioner, is_turned, ordered},
         wanted::{Wanted, wanted},
         work::{
             now_us,
-            queue::{Job, Queue},
+            queue::{Asks, Job, Queue},
             row::{asked, say},
         },
     },
@@ -46,6 +47,8 @@ use crate::{
 pub struct Exported {
     /// The batch; none where there is nothing to ask, or no money for it.
     pub batch: Option<String>,
+    /// Requests in it for captions.
+    pub caption: u64,
     /// Requests in it that describe.
     pub describe: u64,
     /// Requests in it for instructions.
@@ -60,6 +63,8 @@ pub struct Exported {
     pub unpaid: u64,
     /// Pairs whose description has to come first.
     pub waiting: u64,
+    /// Pairs of images whose caption has to come first.
+    pub uncaptioned: u64,
     /// Requests that are out in batches from before.
     pub out: u64,
     /// Requests left out because an image or a description of theirs cannot be read now.
@@ -68,7 +73,7 @@ pub struct Exported {
     pub ended: u64,
 }
 
-/// A request for a job of the queue, with the description's where it is for instructions.
+/// A request for a job of the queue, with that for the description where it is for instructions.
 type Asked = (Request, Option<String>);
 
 /// What can be asked now.
@@ -108,6 +113,7 @@ pub fn export(config: &Config, file: &Path, most: usize) -> anyhow::Result<Expor
     let mut writing = Writing {
         config,
         prompts: &prompts,
+        store: &store,
         name: &name,
         prices: Prices::of(&config.annotator),
         library,
@@ -219,15 +225,25 @@ fn collect(
     let mut ended: Vec<AnnotationRow> = Vec::new();
     let annotator = &config.annotator;
     let model = model_id(annotator, prompts);
-    let Wanted { requests, .. } = wanted(&dataset, &model)?;
+    let captioner = captioner_id(annotator, prompts);
+    let Wanted { requests, waiting, captions, .. } = wanted(&dataset, &model, captioner.as_ref())?;
     said.out = out.len() as u64;
+    // Asked without captions, a pair may have its answer already.
+    let asked_anew = |of: &&Request| model.reads_captions || !open.known.has(&of.request_id);
+    said.uncaptioned = waiting.iter().filter(asked_anew).count() as u64;
+    for request in captions {
+        let id = request.request_id.clone();
+        if !open.known.has(&id) && !out.contains(id.as_str()) {
+            open.ask(&id, request, None);
+        }
+    }
     for request in requests {
         let id = request.request_id.clone();
         if open.known.has(&id) || out.contains(id.as_str()) {
             continue;
         }
-        let mut end = |id: &str, describes, outcome| {
-            let mut row = asked(annotator, prompts, &request, (id, describes));
+        let mut end = |asks: Asks, id: &str, outcome| {
+            let mut row = asked(annotator, prompts, &request, (id, asks));
             row.cost_usd = Some(0.0);
             say(&mut row, Err(outcome), None);
             ended.push(row);
@@ -235,11 +251,11 @@ fn collect(
         let describe_id = prompts.describe_id(annotator, &request);
         let captions = [&request.query.1, &request.target.1];
         match open.known.described.get(&describe_id) {
-            Some(Known::Failed) => end(&id, false, "no_description"),
+            Some(Known::Failed) => end(Asks::Instructions, &id, "no_description"),
             Some(Known::Here(_) | Known::Stored) => open.ask(&id, request, Some(describe_id)),
             None if annotator.images == 0 && captions.iter().all(|text| text.is_none()) => {
-                end(&describe_id, true, "no_captions");
-                end(&id, false, "no_description");
+                end(Asks::Description, &describe_id, "no_captions");
+                end(Asks::Instructions, &id, "no_description");
                 open.known.described.insert(describe_id, Known::Failed);
             }
             None => {
@@ -258,9 +274,13 @@ fn collect(
 impl Open {
     fn ask(&mut self, id: &str, request: Request, describe_id: Option<String>) {
         let [first, second] = ordered(&request).map(|side| side.0);
-        let describes = describe_id.is_none();
-        let turned = !describes && is_turned(&request);
-        let job = Job { pair: [first, second], turned, id: id.to_owned(), describes };
+        let asks = match (request.task, &describe_id) {
+            (Task::Caption, _) => Asks::Caption,
+            (Task::Instruct, None) => Asks::Description,
+            (Task::Instruct, Some(_)) => Asks::Instructions,
+        };
+        let turned = asks == Asks::Instructions && is_turned(&request);
+        let job = Job { pair: [first, second], turned, id: id.to_owned(), asks };
         if self.asked.insert(id.to_owned(), (request, describe_id)).is_none() {
             self.queue.push(job);
         }
@@ -271,6 +291,7 @@ impl Open {
 struct Writing<'a> {
     config: &'a Config,
     prompts: &'a Prompts,
+    store: &'a Store,
     /// Of the batch.
     name: &'a str,
     prices: Prices,
@@ -297,10 +318,14 @@ impl Writing<'_> {
             Some(job)
         });
         let mut left = all as u64;
-        // A batch is for one model.
+        // A batch is for one model: that of the first.
         let annotator = &self.config.annotator;
-        let two = annotator.describe_model.as_ref().is_some_and(|model| *model != annotator.model);
-        let mut first: Option<bool> = None;
+        let model = |asks| match asks {
+            Asks::Caption => captioner(annotator),
+            Asks::Description => annotator.describer(),
+            Asks::Instructions => &annotator.model,
+        };
+        let mut first: Option<&str> = None;
         loop {
             let some: Vec<Job> = jobs.by_ref().take(limits::ANNOTATOR_LOOK_UP).collect();
             if some.is_empty() {
@@ -309,7 +334,8 @@ impl Writing<'_> {
             let described = self.descriptions(&some, &open.asked, &open.known)?;
             for job in some {
                 left -= 1;
-                if two && *first.get_or_insert(job.describes) != job.describes {
+                let asked_of = model(job.asks);
+                if first.is_some_and(|first| first != asked_of) {
                     said.later += 1;
                     continue;
                 }
@@ -322,31 +348,37 @@ impl Writing<'_> {
                     said.later += left + 1;
                     return Ok(());
                 }
+                // What was left out decides nothing.
+                first = first.or((!self.out.is_empty()).then_some(asked_of));
             }
         }
     }
 
-    /// By the first one that is asked.
+    /// By the first caption and the first call for a pair, which stand for the others.
     fn is_scarce(&self, open: &Open) -> bool {
-        let Some(job) = open.queue.ready().next() else { return false };
-        let (request, describe_id) = &open.asked[&job.id];
         let words = "word ".repeat(30);
         let any = Description { common: words.clone(), first: words.clone(), second: words };
-        let how = Variation::default();
-        let chat = self.chat(&job.id, request, describe_id.as_ref().map(|_| &any), how);
-        self.most(&chat).saturating_mul(open.asked.len() as u64) > self.left
+        let all = |asks: Asks| {
+            let Some(job) = open.queue.ready(asks).next() else { return 0 };
+            let (request, describe_id) = &open.asked[&job.id];
+            let described = describe_id.as_ref().map(|_| &any);
+            let chat = self.chat(job, request, described, Variation::default());
+            self.most(&chat).saturating_mul(open.queue.ready(asks).count() as u64)
+        };
+        all(Asks::Caption).saturating_add(all(Asks::Description)) > self.left
     }
 
     fn chat(
         &self,
-        id: &str,
+        job: &Job,
         request: &Request,
         description: Option<&Description>,
         how: Variation,
     ) -> Chat {
         let (prompts, config) = (self.prompts, &self.config.annotator);
         match description {
-            None => prompts.describe(config, id, request, how),
+            None if job.asks == Asks::Caption => prompts.caption(config, request, how),
+            None => prompts.describe(config, &job.id, request, how),
             Some(description) => prompts.instruct(config, request, description, how),
         }
     }
@@ -396,23 +428,36 @@ impl Writing<'_> {
             }
         };
         let how = failure.map_or(Variation::default(), |failure| variation(&failure.row.outcome));
-        let chat = self.chat(&job.id, request, description, how);
+        let chat = self.chat(job, request, description, how);
         let most = self.most(&chat);
         if self.drawn + most > self.left {
             said.unpaid += 1;
             return Ok(true);
         }
+        let mut row = asked(&self.config.annotator, self.prompts, request, (&job.id, job.asks));
+        if let Some(Failure { row: before, .. }) = failure {
+            row.prompt_tokens = before.prompt_tokens;
+            row.completion_tokens = before.completion_tokens;
+            row.cost_usd = before.cost_usd;
+        }
         let mut jpegs = Vec::with_capacity(chat.images.len());
         for (_, content) in &chat.images {
             match self.library.picture(content) {
-                Ok(found) => jpegs.extend(found),
-                Err(error) => tracing::warn!("{}: {error:#}", content.hex()),
+                Ok(Some(jpeg)) => jpegs.push(jpeg),
+                // As where a service asks. Its pairs would wait for a caption for ever.
+                Ok(None) => {
+                    row.cost_usd.get_or_insert(0.0);
+                    say(&mut row, Err("content_gone"), None);
+                    journal::write(self.store, &row)?;
+                    said.ended += 1;
+                    return Ok(true);
+                }
+                Err(error) => {
+                    tracing::warn!("{}: {error:#}", content.hex());
+                    said.left_out += 1;
+                    return Ok(true);
+                }
             }
-        }
-        // An image that has gone takes its pair along.
-        if jpegs.len() < chat.images.len() {
-            said.left_out += 1;
-            return Ok(true);
         }
         let body = String::from_utf8(chat.body(&jpegs)).context("a request is UTF-8")?;
         let number = self.out.len() as u64;
@@ -427,14 +472,11 @@ impl Writing<'_> {
         }
         self.file.write_all(line.as_bytes())?;
         said.bytes += line.len() as u64;
-        *(if job.describes { &mut said.describe } else { &mut said.instruct }) += 1;
-        let mut row =
-            asked(&self.config.annotator, self.prompts, request, (&job.id, job.describes));
-        if let Some(Failure { row: before, .. }) = failure {
-            row.prompt_tokens = before.prompt_tokens;
-            row.completion_tokens = before.completion_tokens;
-            row.cost_usd = before.cost_usd;
-        }
+        *match job.asks {
+            Asks::Caption => &mut said.caption,
+            Asks::Description => &mut said.describe,
+            Asks::Instructions => &mut said.instruct,
+        } += 1;
         self.drawn += most;
         self.out.push(Out { number, row, describe_id: describe_id.clone(), most });
         Ok(true)

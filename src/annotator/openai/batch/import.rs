@@ -8,7 +8,6 @@ use std::{
 };
 
 use anyhow::{Context, bail};
-use operators::flow::DESCRIBE;
 use schemas::{
     config::Config,
     limits,
@@ -24,10 +23,11 @@ use super::{
         library::{Known, Library, Memo, Tables, memo},
         money::{Nanos, Prices, usd},
         prompts::{Description, Prompts},
-        reply::{self, Bill, Ended, Verdict, judge, without_copies},
+        reply::{Bill, Ended, Verdict},
         work::{
             now_us,
-            row::{Said, say, told},
+            queue::Asks,
+            row::{judged, say},
         },
     },
     Batch, Out,
@@ -335,13 +335,7 @@ impl Importing {
         before: Option<&Failure>,
         ended: Ended,
     ) -> (Nanos, Fate) {
-        let (bill, verdict) = match out.row.task == DESCRIBE {
-            true => told(judge(ended, reply::description), Said::Description),
-            false => {
-                let (bill, verdict) = judge(ended, reply::instructions);
-                told((bill, without_copies(verdict, &self.prompts)), Said::Instructions)
-            }
-        };
+        let (bill, verdict) = judged(Asks::of(&out.row.task), ended, &self.prompts);
         let mut row = AnnotationRow { created_at: now_us(), ..out.row.clone() };
         let cost = match bill {
             Bill::Nothing => 0,

@@ -128,6 +128,30 @@ fn what_a_server_says_is_told_in_each_of_the_forms() {
 }
 
 #[test]
+fn captions_are_one_line_that_says_something() {
+    let of = |text: &str| caption(&json!({ "caption": text }));
+    assert_eq!(of("A red boat\n on a  lake. "), Ok("A red boat on a lake.".to_owned()));
+    assert_eq!(of("\"Two dogs\""), Ok("Two dogs".to_owned()));
+    let sign = "Sorry, we are closed, says a sign on a door";
+    assert_eq!(of(sign), Ok(sign.to_owned()));
+    let most = limits::ANNOTATOR_CAPTION_CHARS;
+    assert_eq!(of(&"é".repeat(most)), Ok("é".repeat(most)));
+    for text in ["", " ", "...", "é", "I'm sorry, but I can't help.", &"é".repeat(most + 1)] {
+        assert!(of(text).is_err(), "{text:?}");
+    }
+    for value in [json!(["A red boat"]), json!({ "text": "A red boat" }), json!({ "caption": 1 })] {
+        assert!(caption(&value).is_err(), "{value}");
+    }
+    let five = Bill::Tokens(Usage { read: 7, written: 5 });
+    let judged = |content: &str| judge(said(content, "stop"), caption);
+    let fenced = "```json\n{\"caption\": \"A red boat\"}\n```";
+    assert_eq!(judged(fenced), (five, Verdict::Answer("A red boat".to_owned())));
+    let why = "no JSON in the answer".to_owned();
+    let again = Verdict::Differently(Change::Repair, "bad_json", why);
+    assert_eq!(judged("A red boat"), (five, again));
+}
+
+#[test]
 fn descriptions_have_three_parts() {
     let value = json!({ "common": " a  boat ", "a": "floats", "b": "\"sinks\"" });
     let read = description(&value).expect("a description");

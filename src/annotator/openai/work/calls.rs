@@ -15,7 +15,7 @@ use super::{
         reply::Ended,
     },
     Flight, Open, Told, Work, lock, now_us,
-    queue::Job,
+    queue::{Asks, Job},
 };
 
 /// What has come of a job.
@@ -67,7 +67,7 @@ impl Work {
         self.at.out_of = self.money.out_of.filter(|_| self.queue.is_too_dear());
     }
 
-    /// What money does not do for all that is wanted, it goes to what is worth most: where the open
+    /// What money does not do for all pairs, it goes to what is worth most: where the open
     /// requests cost more than is left, by the mean of calls so far, or before there is one by the
     /// most that a call can cost. Else contents decide the order.
     fn look_at_money(&mut self, now: Instant) {
@@ -96,14 +96,23 @@ impl Work {
     }
 
     fn is_scarce(&self, left: Nanos) -> bool {
-        let each = match self.paid {
-            (0, _) => {
-                let first = self.queue.ready().next().and_then(|job| self.open.get(&job.id));
-                first.and_then(|open| self.chat(open)).map_or(0, |chat| self.most(&chat))
-            }
-            (calls, cost) => cost / calls,
+        // Captions alone have their order.
+        if self.at.pairs == 0 {
+            return false;
+        }
+        let captions = self.at.captions as u64;
+        let of_pairs = (self.open.len() as u64).saturating_sub(captions);
+        let all = |asks: Asks, calls: u64| self.about(asks).saturating_mul(calls);
+        all(Asks::Caption, captions).saturating_add(all(Asks::Description, of_pairs)) > left
+    }
+
+    /// What a call costs about: one for a caption, or one of those that pairs need.
+    fn about(&self, asks: Asks) -> Nanos {
+        let most = || {
+            let first = self.queue.ready(asks).next().and_then(|job| self.open.get(&job.id));
+            first.and_then(|open| self.chat(open)).map_or(0, |chat| self.most(&chat))
         };
-        each.saturating_mul(self.open.len() as u64) > left
+        self.paid.of(asks).unwrap_or_else(most)
     }
 
     fn most(&self, chat: &Chat) -> Nanos {
@@ -122,7 +131,7 @@ impl Work {
             self.describe(request, describe_id, id);
             return Ok(Made::Done);
         };
-        if self.config.images == 0 && open.describe_id.is_none() {
+        if self.config.images == 0 && job.asks == Asks::Description {
             let said = |side: &(ContentId, Option<Arc<str>>)| side.1.is_some();
             if !said(&open.request.query) && !said(&open.request.target) {
                 self.close(&job.id, Err("no_captions"));
@@ -135,9 +144,9 @@ impl Work {
             Draw::Spent => return Ok(Made::TooDear("budget", most)),
             Draw::SpentToday => return Ok(Made::TooDear("daily_budget", most)),
         };
-        let (tokens, most_tokens) = self.tokens(&chat);
+        let (tokens, most_tokens) = self.tokens(job.asks, &chat);
         if !self.rate.take(tokens, Instant::now()) {
-            self.settle(reserved, 0);
+            self.settle(reserved, 0, job.asks);
             return Ok(Made::TooFast);
         }
         self.began.get_or_insert_with(Instant::now);
@@ -171,10 +180,10 @@ impl Work {
 
     /// Those that a call takes about: the mean of calls so far, or before there is one the most. And the
     /// most.
-    fn tokens(&self, chat: &Chat) -> (u64, u64) {
+    fn tokens(&self, asks: Asks, chat: &Chat) -> (u64, u64) {
         let (read, written) = chat.most_tokens(&self.config);
         let most = read + written;
-        (self.told_tokens.1.checked_div(self.told_tokens.0).unwrap_or(most), most)
+        (self.told_tokens.of(asks).unwrap_or(most), most)
     }
 
     /// The description of a pair that waits, where it is in the table only, and those of the pairs
@@ -185,7 +194,7 @@ impl Work {
             (self.known.get(&id) == Some(&Known::Stored)).then_some(id)
         };
         let Some(first) = stored(job) else { return Ok(()) };
-        let behind = self.queue.ready().filter_map(stored);
+        let behind = self.queue.ready(Asks::Instructions).filter_map(stored);
         let ids = std::iter::once(first).chain(behind).take(limits::ANNOTATOR_LOOK_UP).collect();
         let found = lock(&self.library).descriptions(&ids)?;
         for id in ids {
@@ -200,9 +209,12 @@ impl Work {
 
     fn chat(&self, open: &Open) -> Option<Chat> {
         let (config, request) = (&self.config, &open.request);
-        match &open.describe_id {
-            None => Some(self.prompts.describe(config, &open.job.id, request, open.how)),
-            Some(describe_id) => match self.known.get(describe_id) {
+        match open.job.asks {
+            Asks::Caption => Some(self.prompts.caption(config, request, open.how)),
+            Asks::Description => {
+                Some(self.prompts.describe(config, &open.job.id, request, open.how))
+            }
+            Asks::Instructions => match self.known.get(open.describe_id.as_ref()?) {
                 Some(Known::Here(description)) => {
                     Some(self.prompts.instruct(config, request, description, open.how))
                 }
@@ -211,8 +223,10 @@ impl Work {
         }
     }
 
-    pub(super) fn settle(&mut self, reserved: Reserved, cost: Nanos) {
-        self.paid = (self.paid.0 + u64::from(cost > 0), self.paid.1 + cost);
+    pub(super) fn settle(&mut self, reserved: Reserved, cost: Nanos, asks: Asks) {
+        if cost > 0 {
+            self.paid.add(asks, cost);
+        }
         if let Err(error) = self.ledger.settle(reserved, cost) {
             tracing::error!("{error:#}: what is open of the budget counts as spent");
         }

@@ -12,30 +12,26 @@ use super::{
         library::Known,
         pace::backoff,
         prompts::{Description, Dice},
-        reply::{Bill, Change, Ended, Verdict, description, instructions, judge, without_copies},
+        reply::{Bill, Change, Ended, Verdict},
     },
     Told, Work, now_us,
-    row::{Said, row, told},
+    queue::Asks,
+    row::{Said, judged, row},
 };
 
 impl Work {
     pub(super) fn ended(&mut self, turn: u64, ended: Ended) {
         let Some(mut flight) = self.flights.remove(&turn) else { return };
-        self.at.calls += 1;
         let (id, now) = (flight.id.clone(), Instant::now());
-        let is_description = self.open.get(&id).is_some_and(|open| open.describe_id.is_none());
-        let (bill, verdict) = match is_description {
-            true => told(judge(ended.clone(), description), Said::Description),
-            false => {
-                let (bill, verdict) = judge(ended.clone(), instructions);
-                told((bill, without_copies(verdict, &self.prompts)), Said::Instructions)
-            }
-        };
+        let asks = self.open.get(&id).map_or(Asks::Instructions, |open| open.job.asks);
+        self.at.calls += 1;
+        self.at.caption_calls += u64::from(asks == Asks::Caption);
+        let (bill, verdict) = judged(asks, ended.clone(), &self.prompts);
         if let Bill::Tokens(usage) = bill {
             // An endpoint may say anything.
             let tokens = usage.read.saturating_add(usage.written).min(flight.most_tokens);
             self.rate.took(flight.tokens, tokens);
-            self.told_tokens = (self.told_tokens.0 + 1, self.told_tokens.1 + tokens);
+            self.told_tokens.add(asks, tokens);
         }
         if let Some(reserved) = flight.reserved.take() {
             let cost = match bill {
@@ -43,7 +39,7 @@ impl Work {
                 Bill::Tokens(usage) => self.prices.cost(usage.read, usage.written),
                 Bill::Most => reserved.amount(),
             };
-            self.settle(reserved, cost);
+            self.settle(reserved, cost, asks);
             if let Some(open) = self.open.get_mut(&id) {
                 open.cost += cost;
                 if let Bill::Tokens(usage) = bill {
@@ -242,9 +238,13 @@ impl Work {
             tracing::warn!("{error:#}: the next start removes it");
         }
         let open = self.open.remove(&row.request_id);
-        if open.as_ref().is_some_and(|open| open.describe_id.is_some()) {
-            self.at.pairs -= 1;
-            self.at.pairs_ended += 1;
+        if let Some(open) = &open {
+            self.leaves(open.job.asks);
+            match open.job.asks {
+                Asks::Caption => self.at.captions_ended += 1,
+                Asks::Description => {}
+                Asks::Instructions => self.at.pairs_ended += 1,
+            }
         }
         if row.task == DESCRIBE {
             let parts = Description::of_parts(&row.instructions).filter(|_| row.outcome == "ok");

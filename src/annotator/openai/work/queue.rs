@@ -1,32 +1,76 @@
 //! What is asked next, what has to wait for its time, and what is too dear for what is left.
+//!
+//! Captions go before all pairs: without its captions a pair is not asked about.
 
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
     time::Instant,
 };
 
+use operators::flow::{CAPTION, DESCRIBE, TASK};
+
 use super::super::{
     money::Nanos,
     worth::{Both, Order, Worth},
 };
 
+/// What a call asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(in crate::annotator::openai) enum Asks {
+    /// What one image shows.
+    Caption,
+    /// What two images share and where they differ.
+    Description,
+    /// What leads from one to the other.
+    Instructions,
+}
+
+impl Asks {
+    /// As the column `task` has it.
+    pub fn task(self) -> &'static str {
+        match self {
+            Asks::Caption => CAPTION,
+            Asks::Description => DESCRIBE,
+            Asks::Instructions => TASK,
+        }
+    }
+
+    /// The inverse of [`Asks::task`].
+    pub fn of(task: &str) -> Asks {
+        match task {
+            CAPTION => Asks::Caption,
+            DESCRIBE => Asks::Description,
+            _ => Asks::Instructions,
+        }
+    }
+}
+
 /// What is asked, in the order in which it is while money does for all: both directions of a pair, and
 /// pairs with an image in common, one after the other, which is what the caches of servers like.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(in crate::annotator::openai) struct Job {
-    /// The contents, the smaller one first.
+    /// The contents, the smaller one first; for a caption both are its own.
     pub pair: Both,
     /// The query is the second of them.
     pub turned: bool,
     /// The request.
     pub id: String,
-    /// A description is asked for.
-    pub describes: bool,
+    /// What is asked for.
+    pub asks: Asks,
+}
+
+impl Job {
+    fn describes(&self) -> bool {
+        self.asks == Asks::Description
+    }
 }
 
 /// Requests that no call is in flight for.
 #[derive(Debug, Default)]
 pub(in crate::annotator::openai) struct Queue {
+    /// Captions, in the order of contents, whatever money does for.
+    captions: BTreeSet<Job>,
+    /// What pairs need.
     ready: BTreeSet<Job>,
     /// The same by what they are worth, where money is scarce.
     order: Option<Order<Job>>,
@@ -41,8 +85,12 @@ pub(in crate::annotator::openai) struct Queue {
 impl Queue {
     /// May be asked now.
     pub fn push(&mut self, job: Job) {
+        if job.asks == Asks::Caption {
+            self.captions.insert(job);
+            return;
+        }
         if let Some(order) = &mut self.order {
-            order.insert(&job.pair, job.describes, job.clone());
+            order.insert(&job.pair, job.describes(), job.clone());
         }
         self.ready.insert(job);
     }
@@ -64,9 +112,12 @@ impl Queue {
 
     /// Is not asked any more.
     pub fn remove(&mut self, job: &Job) {
+        if self.captions.remove(job) {
+            return;
+        }
         if self.ready.remove(job) {
             if let Some(order) = &mut self.order {
-                order.remove(&job.pair, job.describes, job.clone());
+                order.remove(&job.pair, job.describes(), job.clone());
             }
             return;
         }
@@ -102,6 +153,9 @@ impl Queue {
 
     /// The next to be asked.
     pub fn pop(&mut self) -> Option<Job> {
+        if let Some(caption) = self.captions.pop_first() {
+            return Some(caption);
+        }
         let Some(order) = &mut self.order else { return self.ready.pop_first() };
         let job = order.pop()?;
         self.ready.remove(&job);
@@ -110,14 +164,17 @@ impl Queue {
 
     /// It was asked: its source has had a turn.
     pub fn count(&mut self, job: &Job) {
-        if let Some(order) = &mut self.order {
+        if let Some(order) = self.order.as_mut().filter(|_| job.asks != Asks::Caption) {
             order.count(&job.pair);
         }
     }
 
-    /// What may be asked now.
-    pub fn ready(&self) -> impl Iterator<Item = &Job> {
-        self.ready.iter()
+    /// What may be asked now: captions, or what pairs need, of which there are two kinds.
+    pub fn ready(&self, asks: Asks) -> impl Iterator<Item = &Job> {
+        match asks {
+            Asks::Caption => self.captions.iter(),
+            Asks::Description | Asks::Instructions => self.ready.iter(),
+        }
     }
 
     /// What is put off, the next first.
@@ -127,17 +184,19 @@ impl Queue {
 
     /// Nothing comes of time: all that waits is too dear.
     pub fn is_too_dear(&self) -> bool {
-        !self.dear.is_empty() && self.ready.is_empty() && self.later.is_empty()
+        let due = self.captions.is_empty() && self.ready.is_empty() && self.later.is_empty();
+        !self.dear.is_empty() && due
     }
 
     /// The pairs that may be asked now.
     pub fn pairs(&self) -> HashSet<Both> {
-        self.ready.iter().chain(self.dear.iter().map(|(_, job)| job)).map(|job| job.pair).collect()
+        let dear = self.dear.iter().map(|(_, job)| job).filter(|job| job.asks != Asks::Caption);
+        self.ready.iter().chain(dear).map(|job| job.pair).collect()
     }
 
     /// From now on by what pairs are worth.
     pub fn order_by(&mut self, worth: HashMap<Both, Worth>) {
-        let jobs = self.ready.iter().map(|job| (job.pair, job.describes, job.clone()));
+        let jobs = self.ready.iter().map(|job| (job.pair, job.describes(), job.clone()));
         self.order.get_or_insert_default().learn(worth, jobs);
     }
 
@@ -162,7 +221,11 @@ mod tests {
 
     fn job(n: u8) -> Job {
         let pair = [ContentId([n; 32]), ContentId([n; 32])];
-        Job { pair, turned: false, id: n.to_string(), describes: true }
+        Job { pair, turned: false, id: n.to_string(), asks: Asks::Description }
+    }
+
+    fn caption(n: u8) -> Job {
+        Job { asks: Asks::Caption, ..job(n) }
     }
 
     fn all(queue: &mut Queue) -> Vec<Job> {
@@ -183,7 +246,7 @@ mod tests {
         assert_eq!(queue.next(), Some(at(1)));
         queue.wake(at(1));
         assert_eq!(queue.next(), Some(at(2)));
-        assert_eq!(queue.ready().count(), 3);
+        assert_eq!(queue.ready(Asks::Description).count(), 3);
         for gone in [1, 3, 6] {
             queue.remove(&job(gone));
         }
@@ -209,6 +272,41 @@ mod tests {
         queue.remove(&job(1));
         queue.afford(69);
         assert_eq!(all(&mut queue), [job(3)]);
+    }
+
+    #[test]
+    fn captions_go_before_all_pairs_whatever_these_are_worth() {
+        let begin = Instant::now();
+        let mut queue = Queue::default();
+        for of in [job(1), caption(9), job(2), caption(7), caption(8), job(3)] {
+            queue.push(of);
+        }
+        let worth = |channels| Worth { channels, ..Worth::default() };
+        queue.order_by([(job(2).pair, worth(3))].into());
+        assert_eq!(queue.pairs(), [1, 2, 3].map(|n| job(n).pair).into());
+        let ready = [Asks::Caption, Asks::Description].map(|asks| queue.ready(asks).count());
+        assert_eq!(ready, [3, 3]);
+        assert_eq!(queue.pop(), Some(caption(7)));
+        queue.count(&caption(7));
+        queue.again(begin, caption(7));
+        queue.remove(&caption(9));
+        queue.wake(begin);
+        assert_eq!(queue.pop(), Some(caption(7)), "tried again it is before them too");
+        assert_eq!(queue.pop(), Some(caption(8)));
+        queue.too_dear(50, caption(8));
+        queue.put_off(begin, caption(7));
+        assert_eq!(queue.pop(), Some(job(2)));
+        assert!(!queue.is_too_dear() && queue.pairs().len() == 2, "too dear is the caption");
+        queue.afford(60);
+        queue.wake(begin);
+        assert_eq!(all(&mut queue), [caption(7), caption(8), job(1), job(3)]);
+        queue.too_dear(50, caption(8));
+        assert!(queue.is_too_dear());
+        queue.push(caption(5));
+        assert!(!queue.is_too_dear(), "there is another one");
+        queue.remove(&caption(8));
+        queue.remove(&caption(5));
+        assert_eq!(queue.pop(), None);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use operators::flow::{DESCRIBE, Request, TASK};
+use operators::flow::Request;
 use schemas::{config::Annotator, tables::AnnotationRow};
 
 use crate::annotator::audit::unaudited;
@@ -12,24 +12,39 @@ use super::{
         library::Known,
         model_id,
         money::usd,
-        prompts::{Description, Prompts, is_turned, ordered},
-        reply::{Bill, Verdict},
+        prompts::{Description, Prompts, captioner, is_turned, ordered},
+        reply::{Bill, Ended, Verdict, caption, description, instructions, judge, without_copies},
     },
     Open, now_us,
+    queue::Asks,
 };
 
 /// What a model has said.
 #[derive(Clone, Debug, PartialEq)]
 pub(in crate::annotator::openai) enum Said {
+    Caption(String),
     Description(Description),
     Instructions(Vec<String>),
 }
 
-/// The same, whichever of the two was asked for.
-pub(in crate::annotator::openai) fn told<T>(
-    (bill, verdict): (Bill, Verdict<T>),
-    say: fn(T) -> Said,
+/// Judges a try by what was asked for.
+pub(in crate::annotator::openai) fn judged(
+    asks: Asks,
+    ended: Ended,
+    prompts: &Prompts,
 ) -> (Bill, Verdict<Said>) {
+    match asks {
+        Asks::Caption => told(judge(ended, caption), Said::Caption),
+        Asks::Description => told(judge(ended, description), Said::Description),
+        Asks::Instructions => {
+            let (bill, verdict) = judge(ended, instructions);
+            told((bill, without_copies(verdict, prompts)), Said::Instructions)
+        }
+    }
+}
+
+/// The same, whichever was asked for.
+fn told<T>((bill, verdict): (Bill, Verdict<T>), say: fn(T) -> Said) -> (Bill, Verdict<Said>) {
     let verdict = match verdict {
         Verdict::Answer(answer) => Verdict::Answer(say(answer)),
         Verdict::Final(outcome, why) => Verdict::Final(outcome, why),
@@ -47,14 +62,14 @@ pub(in crate::annotator::openai) fn asked(
     config: &Annotator,
     prompts: &Prompts,
     request: &Request,
-    (id, describes): (&str, bool),
+    (id, asks): (&str, Asks),
 ) -> AnnotationRow {
     let model = model_id(config, prompts);
     let mut row = AnnotationRow {
         request_id: id.to_owned(),
         query_content_id: request.query.0.hex(),
         target_content_id: request.target.0.hex(),
-        task: TASK.into(),
+        task: asks.task().into(),
         model: model.model,
         prompt_version: model.prompt_version,
         outcome: String::new(),
@@ -67,12 +82,18 @@ pub(in crate::annotator::openai) fn asked(
         created_at: now_us(),
         epoch: 0,
     };
-    if describes {
-        let [first, second] = ordered(request).map(|side| side.0.hex());
-        (row.query_content_id, row.target_content_id) = (first, second);
-        row.task = DESCRIBE.into();
-        row.model = config.describe_model.clone().unwrap_or_else(|| config.model.clone());
-        row.prompt_version = prompts.describe_version();
+    match asks {
+        Asks::Caption => {
+            row.model = captioner(config).to_owned();
+            row.prompt_version = prompts.caption_version();
+        }
+        Asks::Description => {
+            let [first, second] = ordered(request).map(|side| side.0.hex());
+            (row.query_content_id, row.target_content_id) = (first, second);
+            row.model = config.describer().to_owned();
+            row.prompt_version = prompts.describe_version();
+        }
+        Asks::Instructions => {}
     }
     row
 }
@@ -86,6 +107,7 @@ pub(in crate::annotator::openai) fn say(
     row.outcome = said.as_ref().err().map_or("ok", |outcome| outcome).to_owned();
     match said {
         Err(_) => {}
+        Ok(Said::Caption(text)) => row.description = Some(text),
         Ok(Said::Description(description)) => {
             row.description = Some(description.text("A", "B"));
             row.instructions = description.parts();
@@ -112,7 +134,7 @@ pub(super) fn row(
         _ => None,
     });
     let tokens = |count: Option<u64>| count.and_then(|count| i64::try_from(count).ok());
-    let mut row = asked(config, prompts, request, (&open.job.id, open.describe_id.is_none()));
+    let mut row = asked(config, prompts, request, (&open.job.id, open.job.asks));
     row.prompt_tokens = tokens(open.read);
     row.completion_tokens = tokens(open.written);
     row.cost_usd = Some(usd(open.cost));
