@@ -1,8 +1,17 @@
 //! How many calls at once: as many as the endpoint bears, and one at a time when it is down.
 //!
-//! Servers of open models queue without bound and never push back, so the client limits itself: one
-//! more call at once for each round of calls that went well, a sixth fewer after one in which some
-//! were turned away or took too long. Calls that take much longer than they used to are a queue that grows.
+//! The limit begins low and doubles with each round of calls, as TCP does it, until one of two things:
+//!
+//! * A call is turned away, or takes too long. The limit falls a little, comes back to just below where
+//!   that was, stays there for some rounds, and then tries more and more, as TCP CUBIC does it.
+//! * Calls take twice as long as they used to. Servers of open models never push back: they queue without
+//!   bound, and the client has to limit itself. But a longer latency alone says little: batches make each
+//!   call slower and all together faster, and the questions may have become longer. So it is tried out:
+//!   where half the limit gets as much done, the rest was a queue. It goes on from half, by one for each
+//!   round, up to thrice the latency, and now and then is tried out again, down to where less gets done.
+//!
+//! Numbers without a source are those with which simulated endpoints, some as in the tests below, got the
+//! most done.
 
 use std::time::{Duration, Instant};
 
@@ -11,61 +20,152 @@ use schemas::limits;
 /// What is left of the limit after a call was turned away. Half, as is usual where a network is
 /// shared, would leave a quarter of an endpoint idle.
 const DECREASE: f64 = 0.85;
-/// And where calls take this many times as long as they used to.
-const SLOWER: f64 = 3.0;
-const SLOWER_DECREASE: f64 = 0.8;
-/// How much the newest call counts in the short and in the long average of latency.
-const SHORT: f64 = 0.2;
-const LONG: f64 = 0.01;
-/// Calls after which the averages mean something.
-const KNOWN: u32 = 20;
+/// The least that is left of it, however many were turned away with that one.
+const DECREASE_MOST: f64 = 0.5;
+/// How long the limit then stays below where that was: rounds, times the limit's root. Where it is low, one
+/// call more is much, and to try it costs little.
+const HOLD: f64 = 1.5;
+/// And times what the endpoint has asked to wait, as that is what it costs to try: one part in twenty.
+const HOLD_AFTER: f64 = 16.0;
+/// Calls that take this many times as long as at the least: is it a queue?
+const LONGER: f64 = 2.0;
+/// No limit grows where they take this many times as long.
+const LONGEST: f64 = 3.0;
+/// What a limit has to get done to be worth it, in times what half of it does: 1 in a queue, 2 where there
+/// is none. Measured by so few calls it is a tenth off, so that nearer to 1 queues would pass; at 1.25 some
+/// runs against servers that work in batches get a tenth less done.
+const GAIN: f64 = 1.2;
+/// Rounds between two trials where the limit does not double: one costs what a round or two at half the
+/// limit do.
+const TRIALS: f64 = 32.0;
+/// The fewest calls that a look at latency is made of: two rounds of the first limit.
+const FEWEST: u32 = 8;
+/// How much the newest call counts in the short average of latency, which is that of a round, and in the
+/// long one.
+const SHORT: (f64, f64) = (0.05, 0.2);
+const LONG: f64 = 0.02;
+
+/// How long calls take that were sent since some moment, seconds.
+#[derive(Debug)]
+struct Latency {
+    since: Option<Instant>,
+    calls: u32,
+    /// Calls after which the averages mean something.
+    enough: u32,
+    short: f64,
+    long: f64,
+}
+
+impl Latency {
+    fn since(since: Option<Instant>, enough: u32) -> Latency {
+        Latency { since, calls: 0, enough, short: 0.0, long: 0.0 }
+    }
+
+    /// One more, in rounds of so many; whether there are enough.
+    fn add(&mut self, sent: Instant, now: Instant, limit: f64) -> bool {
+        if self.since.is_some_and(|since| sent <= since) {
+            return false;
+        }
+        let took = now.saturating_duration_since(sent).as_secs_f64();
+        self.calls = self.calls.saturating_add(1);
+        // Plain means as long as there are few.
+        let mean = 1.0 / f64::from(self.calls);
+        let newest = (1.0 / limit).clamp(SHORT.0, SHORT.1);
+        let newest = if self.calls > self.enough { newest.max(mean) } else { mean };
+        self.short += newest * (took - self.short);
+        self.long += mean.max(LONG) * (took - self.long);
+        self.calls >= self.enough
+    }
+}
+
+/// Whether a limit is worth its latency.
+#[derive(Debug)]
+enum Trial {
+    None,
+    /// It stands still, until it is known how long calls take.
+    Full,
+    /// And then at half of it, and so on, until less gets done. What it was before, how long calls took,
+    /// and whether it is halved for the first time.
+    Half {
+        limit: f64,
+        took: f64,
+        first: bool,
+    },
+}
+
+/// Where a call was turned away.
+#[derive(Debug)]
+struct Ceiling {
+    at: Instant,
+    /// What the limit was then.
+    limit: f64,
+    /// Calls that were turned away with it, it included.
+    turned_away: f64,
+    /// Seconds for which it is believed.
+    holds: f64,
+}
+
+impl Ceiling {
+    /// What fits below: each that was turned away was one too many.
+    fn below(&self) -> f64 {
+        (self.limit - self.turned_away).max(self.limit * DECREASE_MOST).floor().max(1.0)
+    }
+
+    /// The limit as of now: that for a while, then slowly more, then fast.
+    fn bound(&self, now: Instant) -> f64 {
+        let held = now.saturating_duration_since(self.at).as_secs_f64() / self.holds;
+        self.below() + self.limit * (held - 1.0).max(0.0).powi(3)
+    }
+}
 
 /// The limit now.
 #[derive(Debug)]
 pub struct Pace {
     limit: f64,
-    most: f64,
-    changed: Option<Instant>,
-    short: f64,
-    long: f64,
-    calls: u32,
+    most: usize,
+    /// The limit doubles with each round.
+    doubles: bool,
+    ceiling: Option<Ceiling>,
+    latency: Latency,
+    /// The least that calls took, of those limits that are worth it.
+    least: f64,
+    trial: Trial,
     failures: u32,
     down_since: Option<Instant>,
-    /// Nothing is sent before.
-    rests_until: Option<Instant>,
+    /// Nothing is sent before, as the endpoint is down.
+    down_until: Option<Instant>,
+    /// And as it has asked for that.
+    asked_until: Option<Instant>,
     waits: u32,
 }
 
 impl Pace {
     /// At most so many.
     pub fn new(most: usize) -> Pace {
-        let most = most as f64;
         Pace {
-            limit: limits::ANNOTATOR_CONCURRENCY_FIRST.min(most),
+            limit: limits::ANNOTATOR_CONCURRENCY_FIRST.min(most as f64),
             most,
-            changed: None,
-            short: 0.0,
-            long: 0.0,
-            calls: 0,
+            doubles: true,
+            ceiling: None,
+            latency: Latency::since(None, FEWEST),
+            least: f64::INFINITY,
+            trial: Trial::None,
             failures: 0,
             down_since: None,
-            rests_until: None,
+            down_until: None,
+            asked_until: None,
             waits: 0,
         }
     }
 
     /// Whether one more call may be made beside those in flight.
     pub fn has_room(&self, in_flight: usize, now: Instant) -> bool {
-        if self.rests_until.is_some_and(|until| now < until) {
-            return false;
-        }
-        let limit = if self.is_down() { 1 } else { self.limit as usize };
-        in_flight < limit.max(1)
+        self.rests_until().is_none_or(|until| now >= until) && in_flight < self.limit()
     }
 
     /// When there may be room again, where time alone brings it.
     pub fn rests_until(&self) -> Option<Instant> {
-        self.rests_until
+        self.down_until.max(self.asked_until)
     }
 
     /// Calls at once.
@@ -83,32 +183,94 @@ impl Pace {
         self.down_since
     }
 
-    /// The endpoint has answered, whatever it said.
+    /// The endpoint has answered, whatever it said, and so many are in flight still.
     pub fn answered(&mut self, sent: Instant, now: Instant, in_flight: usize) {
-        self.begins_anew();
-        let took = now.saturating_duration_since(sent).as_secs_f64();
-        let mix = |old: f64, weight: f64| old + weight * (took - old);
-        (self.short, self.long) = match self.calls {
-            0 => (took, took),
-            n => {
-                // The long one is a plain mean as long as it is young.
-                (mix(self.short, SHORT), mix(self.long, LONG.max(1.0 / f64::from(n + 1))))
-            }
-        };
-        self.calls = self.calls.saturating_add(1);
-        if self.calls > KNOWN && self.short > SLOWER * self.long {
-            self.decrease(sent, now, SLOWER_DECREASE);
-        } else if in_flight + 1 >= self.limit as usize {
-            // A limit that is not used says nothing about a higher one.
-            self.limit = (self.limit + 1.0 / self.limit.max(1.0)).min(self.most);
+        (self.failures, self.down_since, self.down_until, self.waits) = (0, None, None, 0);
+        if !self.latency.add(sent, now, self.limit) {
+            return;
         }
+        let short = self.latency.short;
+        match std::mem::replace(&mut self.trial, Trial::None) {
+            Trial::Full if short > LONGER * self.least => return self.halve(now, true),
+            Trial::Half { limit, took, first } => {
+                // Calls per second are calls at once by how long they take.
+                if limit / took > GAIN * self.limit / short {
+                    self.doubles = first;
+                    self.least = short;
+                    self.limit = limit.min(self.bound(now)).max(self.limit);
+                } else if !self.doubles && self.limit >= 2.0 {
+                    return self.halve(now, false);
+                } else {
+                    self.doubles = false;
+                }
+            }
+            Trial::Full | Trial::None => {}
+        }
+        self.least = self.least.min(self.latency.long);
+        // A limit that is not used says nothing about a higher one. Several calls may have ended since
+        // there was time to make others.
+        if 2 * (in_flight + 1) >= self.limit() {
+            self.grow(sent, now, short / self.least);
+        }
+    }
+
+    fn halve(&mut self, now: Instant, first: bool) {
+        self.trial = Trial::Half { limit: self.limit, took: self.latency.short, first };
+        self.limit = (self.limit / 2.0).floor();
+        self.look_anew(now);
+    }
+
+    fn grow(&mut self, sent: Instant, now: Instant, longer: f64) {
+        let rounds = f64::from(self.latency.calls) / self.limit.max(f64::from(FEWEST));
+        if longer > LONGER && self.limit >= 2.0 && (self.doubles || rounds > TRIALS) {
+            self.trial = Trial::Full;
+            self.look_anew(now);
+            return;
+        }
+        // Those that were sent before a call was turned away know nothing of it.
+        if self.ceiling.as_ref().is_none_or(|ceiling| sent > ceiling.at) {
+            let more = match self.doubles {
+                true => 1.0,
+                false if longer < LONGEST => 1.0 / self.limit,
+                false => 0.0,
+            };
+            self.limit = (self.limit + more).min(self.bound(now)).max(self.limit);
+        }
+    }
+
+    fn bound(&self, now: Instant) -> f64 {
+        let most = self.most as f64;
+        self.ceiling.as_ref().map_or(most, |ceiling| ceiling.bound(now).min(most))
+    }
+
+    /// From now on. Those that are over first are the short ones: two rounds have fewer of them.
+    fn look_anew(&mut self, now: Instant) {
+        self.latency = Latency::since(Some(now), FEWEST.max((2.0 * self.limit) as u32));
     }
 
     /// A call was turned away or took too long.
     pub fn pushed_back(&mut self, sent: Instant, now: Instant, after: Option<Duration>) {
-        self.decrease(sent, now, DECREASE);
-        if let Some(after) = after {
-            self.rest(now, after.min(limits::ANNOTATOR_RETRY_AFTER));
+        let after = after.unwrap_or_default().min(limits::ANNOTATOR_RETRY_AFTER);
+        match &mut self.ceiling {
+            // Once for each round: those that were sent before the last change know nothing of it.
+            Some(ceiling) if sent <= ceiling.at => ceiling.turned_away += 1.0,
+            _ => {
+                let took = self.latency.short.max(self.latency.long);
+                let took = if self.least.is_finite() { took.max(self.least) } else { took };
+                let holds = (HOLD * self.limit.sqrt() * took)
+                    .max(HOLD_AFTER * after.as_secs_f64())
+                    .max(1.0);
+                let (limit, turned_away) = (self.limit.floor(), 1.0);
+                self.ceiling = Some(Ceiling { at: now, limit, turned_away, holds });
+                self.limit = (self.limit * DECREASE).max(1.0);
+                self.trial = Trial::None;
+            }
+        }
+        if let Some(ceiling) = &self.ceiling {
+            self.limit = self.limit.min(ceiling.below());
+        }
+        if !after.is_zero() {
+            self.asked_until = self.asked_until.max(Some(now + after));
         }
     }
 
@@ -126,26 +288,14 @@ impl Pace {
     pub fn goes_down(&mut self, now: Instant) {
         self.down_since.get_or_insert(now);
         let (least, most) = limits::ANNOTATOR_DOWN_WAIT;
-        self.rest(now, least.saturating_mul(1 << self.waits.min(10)).min(most));
+        let wait = least.saturating_mul(1 << self.waits.min(10)).min(most);
+        self.down_until = self.down_until.max(Some(now + wait));
         self.waits += 1;
     }
 
-    /// Another endpoint is asked from now on: of this one nothing bad is known.
+    /// Another endpoint is asked from now on: of this one nothing is known.
     pub fn begins_anew(&mut self) {
-        (self.failures, self.down_since, self.rests_until, self.waits) = (0, None, None, 0);
-    }
-
-    fn rest(&mut self, now: Instant, time: Duration) {
-        let until = now + time;
-        self.rests_until = Some(self.rests_until.map_or(until, |held| held.max(until)));
-    }
-
-    /// Once for each round: those that were sent before the last change know nothing of it.
-    fn decrease(&mut self, sent: Instant, now: Instant, by: f64) {
-        if self.changed.is_none_or(|changed| sent > changed) {
-            self.limit = (self.limit * by).max(1.0);
-            self.changed = Some(now);
-        }
+        *self = Pace::new(self.most);
     }
 }
 
@@ -164,111 +314,259 @@ pub fn backoff(tries: u32, after: Option<Duration>, dice: f64) -> Duration {
 mod tests {
     use super::*;
 
+    const SEEDS: std::ops::Range<u64> = 1..4;
+
     #[test]
-    fn the_limit_follows_what_the_endpoint_bears() {
+    fn the_limit_doubles_each_round_and_follows_what_is_turned_away() {
         let begin = Instant::now();
         let at = |ms: u64| begin + Duration::from_millis(ms);
         let mut pace = Pace::new(64);
         assert_eq!(pace.limit(), 4);
-        for n in 0..2_000 {
+        // After a look at latency, each answer is one more call at once.
+        for n in 0..64 {
             pace.answered(at(n), at(n + 100), 1_000);
         }
-        assert!(pace.limit() > 40, "{}", pace.limit());
-        // One round of refusals halves it once.
+        assert_eq!(pace.limit(), 4 + 64 - FEWEST as usize + 1);
+        // One round of refusals: a little less at once, and each was one too many.
         let high = pace.limit();
-        for n in 0..30 {
-            pace.pushed_back(at(2_000 + n), at(2_100 + n), None);
-        }
-        assert_eq!(pace.limit(), (high as f64 * DECREASE) as usize);
-        // What is not used does not grow.
+        let cut = (high as f64 * DECREASE) as usize;
+        pace.pushed_back(at(100), at(1_000), None);
+        assert_eq!(pace.limit(), cut);
+        (0..19).for_each(|n| pace.pushed_back(at(110 + n), at(1_010 + n), None));
+        assert_eq!(pace.limit(), high - 20);
+        (0..100).for_each(|n| pace.pushed_back(at(200 + n), at(1_100 + n), None));
+        assert_eq!(pace.limit(), (high as f64 * DECREASE_MOST) as usize, "not below, in one round");
+        // What is not used does not grow; what was sent before says nothing either.
         let low = pace.limit();
         for n in 0..500 {
-            pace.answered(at(3_000 + n), at(3_100 + n), 1);
+            pace.answered(at(1_300), at(1_400), 1);
+            pace.answered(at(n), at(n + 100), 1_000);
         }
         assert_eq!(pace.limit(), low);
-        // A queue that grows.
-        for n in 0..20 {
-            pace.answered(at(4_000 + n), at(5_000 + n), 1_000);
-        }
-        assert!(pace.limit() < low, "{}", pace.limit());
     }
 
-    /// An endpoint in a time of its own: as fast as it can be up to `capacity` calls at once, shared
-    /// among them above; more than `most` are turned away. Calls take 200 ms to 5 s.
-    struct Simulated {
-        capacity: f64,
+    #[test]
+    fn the_limit_comes_back_to_just_below_where_calls_were_turned_away() {
+        let begin = Instant::now();
+        let at = |seconds: u64| begin + Duration::from_secs(seconds);
+        let mut pace = Pace::new(64);
+        let answers = |pace: &mut Pace, now: u64, calls: u32| {
+            (0..calls).for_each(|_| pace.answered(at(now), at(now + 1), 1_000));
+            pace.limit()
+        };
+        let high = answers(&mut pace, 0, 36);
+        pace.pushed_back(at(1), at(2), None);
+        let hold = (HOLD * (high as f64).sqrt()) as u64;
+        assert_eq!(answers(&mut pace, 3, 200), high - 1);
+        assert_eq!(answers(&mut pace, hold, 200), high - 1);
+        // It tries one more, and then faster and faster.
+        let later = [hold + 4, hold + 6, 2 * hold + 2].map(|now| answers(&mut pace, now, 200));
+        assert!(later[0] <= high + 2 && later.is_sorted() && later[2] > high + 20, "{later:?}");
+    }
+
+    /// An endpoint in a time of its own.
+    #[derive(Clone, Copy, Debug)]
+    struct Endpoint {
+        works: Works,
+        /// Calls at once, those that wait included, above which it turns away.
         most: usize,
-        seed: u64,
+        /// Then it asks to wait so long, seconds.
+        after: Option<u64>,
+        /// The shortest and the longest call, seconds.
+        latency: (f64, f64),
+        seconds: f64,
+        /// In the second third of the time it is slower, and in the last one: so many times.
+        slower: (f64, f64),
     }
 
-    /// In seconds.
-    const STEP: f64 = 0.01;
+    #[derive(Clone, Copy, Debug)]
+    enum Works {
+        /// On so many calls; others wait.
+        On(usize),
+        /// On all, but not faster than on so many.
+        Shared(f64),
+        /// On all, each at half its speed if there are so many, and so on.
+        Batches(f64),
+    }
 
-    impl Simulated {
-        fn work(&mut self) -> f64 {
-            self.seed = self.seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695);
-            0.2 + 4.8 * ((self.seed >> 40) as f64 / (1u64 << 24) as f64)
+    impl Works {
+        /// The first `calls` of them are worked on, at so many times the full speed.
+        fn speed(self, calls: usize) -> (usize, f64) {
+            let all = calls as f64;
+            match self {
+                Works::On(at_once) => (at_once.min(calls), 1.0),
+                Works::Shared(at_once) => (calls, (at_once / all).min(1.0)),
+                Works::Batches(half) => (calls, 1.0 / (1.0 + all / half)),
+            }
         }
+    }
 
-        /// Calls that end well within so many seconds after the first half, where `room` says
-        /// whether one more may be made.
-        fn run(
-            mut self,
-            seconds: u32,
-            mut room: impl FnMut(usize, Instant) -> bool,
-            mut ended: impl FnMut(bool, Instant, Instant, usize),
-        ) -> usize {
+    enum Client {
+        Fixed(usize),
+        Paced(Pace),
+    }
+
+    #[derive(Debug)]
+    struct Ran {
+        /// Calls that ended well after the first quarter of the time.
+        done: usize,
+        /// Calls at once after it, on average.
+        at_once: f64,
+        /// Calls that were made while the endpoint asked to wait.
+        disturbed: usize,
+    }
+
+    impl Endpoint {
+        /// It is asked as much as the client may, at once and again.
+        fn run(self, mut client: Client, mut seed: u64) -> Ran {
             let begin = Instant::now();
-            let mut calls: Vec<(Instant, f64)> = Vec::new();
-            let mut done = 0;
-            let steps = (f64::from(seconds) / STEP) as u32;
-            for step in 0..steps {
-                let now = begin + Duration::from_secs_f64(f64::from(step) * STEP);
-                // Those that are turned away come back later: there are always more.
+            let at = |seconds: f64| begin + Duration::from_secs_f64(seconds);
+            let (quarter, mut now, mut asked) = (self.seconds / 4.0, 0.0, 0.0);
+            let mut calls: Vec<(f64, f64)> = Vec::new();
+            let mut ran = Ran { done: 0, at_once: 0.0, disturbed: 0 };
+            while now < self.seconds {
                 let mut turned_away = 0;
-                while turned_away < 4 && room(calls.len() + turned_away, now) {
-                    if calls.len() < self.most {
-                        let work = self.work();
-                        calls.push((now, work));
-                    } else {
+                while match &client {
+                    Client::Fixed(limit) => calls.len() + turned_away < *limit,
+                    Client::Paced(pace) => pace.has_room(calls.len() + turned_away, at(now)),
+                } {
+                    ran.disturbed += usize::from(now + 1e-6 < asked);
+                    if calls.len() >= self.most {
                         turned_away += 1;
+                        continue;
                     }
+                    seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695);
+                    let dice = (seed >> 40) as f64 / (1u64 << 24) as f64;
+                    calls.push((now, self.latency.0 + (self.latency.1 - self.latency.0) * dice));
                 }
-                for _ in 0..turned_away {
-                    ended(false, now, now + Duration::from_millis(5), calls.len());
+                let mut rests = f64::INFINITY;
+                if let Client::Paced(pace) = &mut client {
+                    for _ in 0..turned_away {
+                        pace.pushed_back(at(now), at(now), self.after.map(Duration::from_secs));
+                        asked = now + self.after.unwrap_or(0) as f64;
+                    }
+                    let until = pace.rests_until().filter(|until| *until > at(now));
+                    rests = until.map_or(rests, |until| (until - begin).as_secs_f64());
                 }
-                let speed = (self.capacity / calls.len().max(1) as f64).min(1.0);
-                calls.iter_mut().for_each(|(_, left)| *left -= STEP * speed);
-                while let Some(at) = calls.iter().position(|(_, left)| *left <= 0.0) {
-                    let (sent, _) = calls.swap_remove(at);
-                    ended(true, sent, now, calls.len());
-                    done += usize::from(step > steps / 2);
+                let (on, speed) = self.works.speed(calls.len());
+                let third = self.seconds / 3.0;
+                let (slower, ends) = match now {
+                    _ if now < third => (1.0, third),
+                    _ if now < 2.0 * third => (self.slower.0, 2.0 * third),
+                    _ => (self.slower.1, self.seconds),
+                };
+                let speed = speed / slower;
+                let first = calls[..on].iter().map(|(_, left)| *left).fold(f64::INFINITY, f64::min);
+                // Something happens then; the thousandth of a second keeps time going.
+                let next = (now + first / speed).min(rests).min(ends).max(now + 0.001);
+                calls[..on].iter_mut().for_each(|(_, left)| *left -= (next - now) * speed);
+                ran.at_once += if now > quarter { (next - now) * calls.len() as f64 } else { 0.0 };
+                now = next;
+                while let Some(over) = calls.iter().position(|(_, left)| *left <= 1e-9) {
+                    let (sent, _) = calls.remove(over);
+                    if let Client::Paced(pace) = &mut client {
+                        pace.answered(at(sent), at(now), calls.len());
+                    }
+                    ran.done += usize::from(now > quarter);
                 }
             }
-            done
+            ran.at_once /= self.seconds - quarter;
+            ran
+        }
+
+        /// How much of what the best fixed number of calls gets done.
+        fn share(self, seed: u64) -> (f64, Ran) {
+            let fixed = [1, 2, 4, 8, 12, 16, 24, 48, 64];
+            let done = fixed.map(|limit| self.run(Client::Fixed(limit), seed).done);
+            let paced = self.run(Client::Paced(Pace::new(64)), seed);
+            (paced.done as f64 / done.into_iter().max().unwrap_or(0) as f64, paced)
+        }
+    }
+
+    /// Two minutes long, with latencies from half to half as long again, it bears what comes.
+    fn endpoint(works: Works, latency: f64) -> Endpoint {
+        Endpoint {
+            works,
+            most: usize::MAX,
+            after: None,
+            latency: (latency / 2.0, latency * 1.5),
+            seconds: 120.0,
+            slower: (1.0, 1.0),
+        }
+    }
+
+    fn is_as_good_as_fixed(endpoint: Endpoint) {
+        for seed in SEEDS {
+            let (share, ran) = endpoint.share(seed);
+            assert!(share > 0.9, "seed {seed}: {share:.2}; {ran:?}; {endpoint:?}");
         }
     }
 
     #[test]
     fn as_much_is_done_as_with_the_best_fixed_number_of_calls() {
-        for (capacity, most) in [(4.0, 1_000), (16.0, 1_000), (50.0, 1_000), (16.0, 16), (40.0, 24)]
-        {
-            let endpoint = || Simulated { capacity, most, seed: 7 };
-            let fixed = [2, 4, 8, 16, 24, 32, 48, 64].map(|limit| {
-                endpoint().run(1_200, |in_flight, _| in_flight < limit, |_, _, _, _| {})
-            });
-            let best = fixed.into_iter().max().unwrap_or(0);
-            let pace = std::cell::RefCell::new(Pace::new(64));
-            let done = endpoint().run(
-                1_200,
-                |in_flight, now| pace.borrow().has_room(in_flight, now),
-                |well, sent, now, in_flight| match well {
-                    true => pace.borrow_mut().answered(sent, now, in_flight),
-                    false => pace.borrow_mut().pushed_back(sent, now, None),
-                },
-            );
-            let share = done as f64 / best as f64;
-            assert!(share > 0.9, "{capacity}, {most}: {done} of {best}: {share:.2}; {fixed:?}");
+        // As in the benchmark of calls.
+        for (at_once, latency, most) in [
+            (4, 0.2, usize::MAX),
+            (16, 0.2, usize::MAX),
+            (16, 0.2, 24),
+            (12, 1.0, usize::MAX),
+            (12, 1.0, 16),
+            (16, 5.0, usize::MAX),
+            (16, 5.0, 24),
+        ] {
+            is_as_good_as_fixed(Endpoint { most, ..endpoint(Works::On(at_once), latency) });
+        }
+        for at_once in [1, 2, 8, 32, 50] {
+            is_as_good_as_fixed(endpoint(Works::On(at_once), 1.0));
+            let spread = Endpoint { latency: (0.2, 5.0), ..endpoint(Works::On(at_once), 0.0) };
+            is_as_good_as_fixed(Endpoint { seconds: 1_200.0, ..spread });
+        }
+        for works in [Works::Shared(4.0), Works::Shared(50.0), Works::Batches(16.0)] {
+            is_as_good_as_fixed(Endpoint { seconds: 1_200.0, ..endpoint(works, 2.5) });
+        }
+    }
+
+    #[test]
+    fn as_much_is_done_where_calls_are_turned_away() {
+        for (at_once, most) in [(4, 16), (16, 16), (50, 24), (50, 40)] {
+            for latency in [0.2, 1.0, 5.0] {
+                is_as_good_as_fixed(Endpoint { most, ..endpoint(Works::On(at_once), latency) });
+            }
+            for after in [1, 5] {
+                let endpoint = Endpoint {
+                    most,
+                    after: Some(after),
+                    seconds: 600.0,
+                    ..endpoint(Works::On(at_once), 1.0)
+                };
+                is_as_good_as_fixed(endpoint);
+                let ran = endpoint.run(Client::Paced(Pace::new(64)), 1);
+                assert_eq!(ran.disturbed, 0, "it is left alone as long as it asks: {endpoint:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn as_much_is_done_where_an_endpoint_changes() {
+        for slower in [(4.0, 1.0), (3.0, 3.0), (8.0, 8.0)] {
+            for (at_once, most) in [(16, usize::MAX), (32, 24)] {
+                let endpoint = endpoint(Works::On(at_once), 1.0);
+                is_as_good_as_fixed(Endpoint { most, slower, seconds: 1_800.0, ..endpoint });
+            }
+        }
+    }
+
+    #[test]
+    fn a_queue_that_gets_nothing_done_does_not_grow() {
+        for works in [Works::On(4), Works::Shared(4.0)] {
+            for latency in [0.2, 1.0, 5.0] {
+                let seconds = 1_000.0 * latency;
+                let endpoint = Endpoint { seconds, ..endpoint(works, latency) };
+                for seed in SEEDS {
+                    let ran = endpoint.run(Client::Paced(Pace::new(64)), seed);
+                    assert!(ran.at_once < 24.0, "seed {seed}: {ran:?}; {endpoint:?}");
+                }
+            }
         }
     }
 

@@ -80,7 +80,8 @@ impl Work {
             }
             Verdict::Later { .. } => {}
             _ if matches!(ended, Ended::Gone) => {}
-            _ => self.pace.answered(flight.sent, now, self.flights.len()),
+            // What is being written down takes room as well.
+            _ => self.pace.answered(flight.sent, now, self.flights.len() + self.writing),
         }
         if self.decide(&id, verdict, now, (faultless, free, stale)) {
             self.turn();
