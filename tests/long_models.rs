@@ -14,18 +14,22 @@ use std::{
     time::Duration,
 };
 
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 use everpair::{
     annotator::openai::{
         self, journal,
         money::Spent,
-        prompts::{Prompts, Variation},
+        prompts::{Chat, Prompts, Variation},
     },
     demo, gallery,
 };
+use operators::flow::Request;
 use schemas::{
     ContentId,
-    tables::{AnnotationRow, ImageRow, PairRow, RejectRow, TripletRow},
+    config::Annotator,
+    tables::{AnnotationRow, ContentRow, ImageRow, PairRow, RejectRow, TripletRow},
 };
+use serde_json::{Value, json};
 
 use place::Place;
 
@@ -86,8 +90,23 @@ impl Server {
     }
 
     fn get(&self, path: &str) -> String {
+        self.exchange(&format!("GET {path} HTTP/1.0\r\nHost: {}\r\n\r\n", self.address))
+    }
+
+    fn post(&self, path: &str, body: &Value) -> Value {
+        let body = body.to_string();
+        let answer = self.exchange(&format!(
+            "POST {path} HTTP/1.0\r\nHost: {}\r\nContent-Type: application/json\r\n\
+             Content-Length: {}\r\n\r\n{body}",
+            self.address,
+            body.len()
+        ));
+        let (_, reply) = answer.split_once("\r\n\r\n").expect("an answer has a body");
+        serde_json::from_str(reply).unwrap_or_else(|_| panic!("no JSON: {answer}"))
+    }
+
+    fn exchange(&self, request: &str) -> String {
         let mut stream = TcpStream::connect(&self.address).expect("it listens");
-        let request = format!("GET {path} HTTP/1.0\r\nHost: {}\r\n\r\n", self.address);
         stream.write_all(request.as_bytes()).expect("it is sent");
         let mut answer = String::new();
         stream.read_to_string(&mut answer).expect("text");
@@ -102,11 +121,15 @@ impl Drop for Server {
     }
 }
 
-/// Photographs of insects with a caption each, and pairs of them.
-fn place(server: &Server, model: &str, more: &str) -> Place {
+/// Photographs and drawings of insects with a caption each.
+fn insects() -> PathBuf {
+    Path::new(&peer("EVERPAIR_IMAGES")).join("animals/insects")
+}
+
+/// Images of a folder, and pairs of them.
+fn place(server: &Server, model: &str, more: &str, images: &Path) -> Place {
     let place = Place::new();
     configure(&place, "tables", server, model, more);
-    let images = Path::new(&peer("EVERPAIR_IMAGES")).join("animals/insects");
     let mut push = Command::new(env!("CARGO_BIN_EXE_everpair"));
     push.arg("push").arg(images).arg("--to").arg(place.path("log"));
     assert!(push.status().expect("the program starts").success());
@@ -134,7 +157,7 @@ fn pairs(place: &Place) -> BTreeSet<[String; 2]> {
     pairs.map(|row| [&row.query_id, &row.target_id].map(|id| content[id].clone())).collect()
 }
 
-/// Asserts that every request that the pairs need has one outcome, and gives those.
+/// Asserts that every request that the images and pairs need has one outcome, and gives those.
 fn outcomes(place: &Place) -> Vec<AnnotationRow> {
     let rows = place.rows::<AnnotationRow>("tables");
     let sorted = |[a, b]: [String; 2]| if a < b { [a, b] } else { [b, a] };
@@ -150,7 +173,14 @@ fn outcomes(place: &Place) -> Vec<AnnotationRow> {
     let mut described: Vec<[String; 2]> = asked("describe").into_iter().map(sorted).collect();
     described.sort();
     assert_eq!(described, Vec::from_iter(unordered));
-    assert_eq!(rows.len(), instructed.len() + described.len());
+    let images = place.rows::<ImageRow>("tables").into_iter();
+    let lacking = images.filter(|row| row.caption.is_none());
+    let lacking: BTreeSet<[String; 2]> =
+        lacking.map(|row| [row.content_id.clone(), row.content_id]).collect();
+    let mut captioned = asked("caption");
+    captioned.sort();
+    assert_eq!(captioned, Vec::from_iter(lacking));
+    assert_eq!(rows.len(), instructed.len() + described.len() + captioned.len());
     assert!(journal::read(&place.store("tables")).expect("a list").is_empty());
     rows
 }
@@ -189,7 +219,7 @@ fn llama_cpps_server_writes_instructions_from_captions() {
     let server = Server::start(&mut command);
     let more = "images = 0\ncaptions = true\nmax_tokens = 200\nconcurrency = 2\n\
                 [annotator.prompts]\ndescribe = \"describe.toml\"\ninstruct = \"instruct.toml\"";
-    let place = place(&server, model, more);
+    let place = place(&server, model, more, &insects());
     let own = include_str!("../src/annotator/openai/prompts/instruct.toml");
     let demonstrations = &own[own.find("[[demonstrations]]").expect("demonstrations")..];
     let instruct = format!(
@@ -253,7 +283,91 @@ fn llama_cpps_server_writes_instructions_from_captions() {
     assert_eq!(counted(&server), tokens(&place, &rows), "nothing is asked again");
 }
 
-/// Its weights are random and so is what it says; how it is asked is what a real one would see.
+/// The pictures of `insects`, drawings without their captions.
+fn partly_captioned(to: &Path) {
+    for folder in ["", "cartoon"] {
+        let (from, to) = (insects().join(folder), to.join(folder));
+        std::fs::create_dir_all(&to).expect("a folder");
+        for entry in from.read_dir().expect("a list") {
+            let path = entry.expect("an entry").path();
+            let kept = path.extension().is_some_and(|ext| ext == "png" || folder.is_empty());
+            if kept && path.is_file() {
+                std::fs::copy(&path, to.join(path.file_name().expect("a name"))).expect("copied");
+            }
+        }
+    }
+}
+
+/// What a server makes of a call.
+#[derive(Debug, PartialEq)]
+struct Reply {
+    read: i64,
+    written: i64,
+    text: String,
+    cut: bool,
+}
+
+/// Makes a call with a body of the documented form that is put together here.
+fn ask(server: &Server, chat: &Chat, images: &[&[u8]]) -> Reply {
+    let mut parts = Vec::new();
+    assert_eq!(images.len(), chat.images.len());
+    for ((named, _), jpeg) in chat.images.iter().zip(images) {
+        let url = format!("data:image/jpeg;base64,{}", STANDARD.encode(jpeg));
+        parts.push(json!({ "type": "text", "text": named }));
+        parts.push(json!({ "type": "image_url", "image_url": { "url": url } }));
+    }
+    parts.push(json!({ "type": "text", "text": chat.user }));
+    let mut body = chat.fields.clone();
+    let messages = [("system", json!(chat.system)), ("user", json!(parts))];
+    let messages = messages.map(|(role, content)| json!({ "role": role, "content": content }));
+    body.insert("messages".into(), json!(messages));
+    let reply = server.post("/v1/chat/completions", &Value::Object(body));
+    let count = |name: &str| reply["usage"][name].as_i64().unwrap_or_else(|| panic!("{reply}"));
+    let choice = &reply["choices"][0];
+    Reply {
+        read: count("prompt_tokens"),
+        written: count("completion_tokens"),
+        text: choice["message"]["content"].as_str().expect("a text").to_owned(),
+        cut: choice["finish_reason"] == "length",
+    }
+}
+
+/// The call of a row at one of its tries.
+fn chat_of(row: &AnnotationRow, config: &Annotator, prompts: &Prompts, how: Variation) -> Chat {
+    let name: Arc<str> = "an image".into();
+    let [query, target] = [&row.query_content_id, &row.target_content_id]
+        .map(|hex| (ContentId::parse(hex).expect("64 digits"), None));
+    let asked = openai::model_id(config, prompts);
+    let request = operators::annotate::request(&asked, (&name, &query), (&name, &target));
+    let request = Request { request_id: row.request_id.clone(), ..request };
+    match row.task.as_str() {
+        "caption" => prompts.caption(config, &request, how),
+        _ => prompts.describe(config, &row.request_id, &request, how),
+    }
+}
+
+/// Makes the calls of a row again, and says what its outcome has to be; `images` as they are stored.
+fn again(
+    server: &Server,
+    images: &[&[u8]],
+    chat: impl Fn(Variation) -> Chat,
+) -> (&'static str, Vec<Reply>) {
+    let (mut how, mut replies) = (Variation::default(), Vec::new());
+    loop {
+        let reply = ask(server, &chat(how), images);
+        let (done, outcome) = match reply.cut {
+            true => (&mut how.longer, "truncated"),
+            false => (&mut how.repair, "bad_json"),
+        };
+        replies.push(reply);
+        if std::mem::replace(done, true) {
+            return (outcome, replies);
+        }
+    }
+}
+
+/// Its weights are random and so is what it says, which depends on the words, the images, their order
+/// and the seed: what it said to the service it says to the same questions of the test.
 #[test]
 fn a_transformers_server_takes_two_images() {
     let model = "everpair/tiny-vlm";
@@ -272,7 +386,11 @@ fn a_transformers_server_takes_two_images() {
         lines.map(str::to_owned).collect::<Vec<_>>()
     };
 
-    let place = place(&server, model, "max_tokens = 300\nconcurrency = 2");
+    // One call at a time: this server's seeds are its process's, and calls beside each other mix them.
+    let more = "max_tokens = 150\nconcurrency = 1\n[captioner]\n";
+    let images = tempfile::tempdir().expect("a folder");
+    partly_captioned(images.path());
+    let place = place(&server, model, more, images.path());
     let said = place.everpair("tables", &["validate"]);
     assert!(said.out.contains(&format!("annotator: ok, {model} at")), "{}", said.out);
     configure(&place, "other", &server, "a/nother", "");
@@ -287,42 +405,86 @@ fn a_transformers_server_takes_two_images() {
     place.verify("tables");
     let rows = outcomes(&place);
     tokens(&place, &rows);
-    let mut seen: BTreeMap<&str, usize> = BTreeMap::new();
-    rows.iter().for_each(|row| *seen.entry(&row.outcome).or_default() += 1);
+    let mut seen: BTreeMap<(&str, &str), usize> = BTreeMap::new();
+    rows.iter().for_each(|row| *seen.entry((&row.task, &row.outcome)).or_default() += 1);
     println!("{seen:?}");
-    let typed = |row: &AnnotationRow| match row.task.as_str() {
-        "describe" => ["bad_json", "truncated"].contains(&row.outcome.as_str()),
-        _ => row.outcome == "no_description",
-    };
-    assert!(rows.iter().all(typed), "{seen:?}");
     let pairs = pairs(&place).len();
+    assert!(pairs >= 12, "{pairs} pairs");
     let rejects = place.rows::<RejectRow>("tables");
     assert_eq!(rejects.iter().filter(|row| row.reason == "no_answer").count(), pairs);
     let accepted = posts();
     assert!(accepted.iter().all(|line| line.contains("\" 200 ")), "{accepted:#?}");
 
-    // A token is a byte, an image 1 to 16 of them and two around it, and the form of a conversation
-    // takes 29: both images were there in every call.
     let config = place.config("tables").annotator;
     let prompts = Prompts::of(&config).expect("prompts");
-    let side = |name: &str| (Arc::<str>::from(name), (ContentId::of(name.as_bytes()), None));
-    let (one, other) = (side("one"), side("other"));
-    let asked = openai::model_id(&config, &prompts);
-    let request = operators::annotate::request(&asked, (&one.0, &one.1), (&other.0, &other.1));
-    let chat = prompts.describe(&config, &request.request_id, &request, Variation::default());
-    let named: usize = chat.images.iter().map(|(name, _)| name.len()).sum();
-    let text = (chat.system.len() + named + chat.user.len() + 29) as i64;
-    let mut calls = 0;
-    for row in rows.iter().filter(|row| row.task == "describe") {
-        let read = row.prompt_tokens.expect("the server counts");
-        let tries = read / (text + 2 * 3);
-        let images = read - tries * text;
-        assert!((1..=3).contains(&tries), "{tries} calls of {read} tokens");
-        assert!((tries * 2 * 3..=tries * 2 * 18).contains(&images), "{images} of {read} tokens");
-        calls += tries;
+    let stored: BTreeMap<String, Vec<u8>> = place
+        .rows::<ContentRow>("tables")
+        .into_iter()
+        .map(|row| (row.content_id, row.image.bytes.expect("the copy is stored")))
+        .collect();
+    // A token is a byte, and the form of a conversation takes 29; the rest is images.
+    let of_images = |chat: &Chat, reply: &Reply| {
+        let named: usize = chat.images.iter().map(|(name, _)| name.len()).sum();
+        reply.read - (chat.system.len() + named + chat.user.len() + 29) as i64
+    };
+    let (mut calls, mut made) = (0, 0);
+    let mut sizes: BTreeMap<&str, i64> = BTreeMap::new();
+    let asked = |task: &'static str| rows.iter().filter(move |row| row.task == task);
+    assert!(asked("caption").count() >= 8 && asked("describe").count() >= 6, "{seen:?}");
+    assert!(asked("instruct").all(|row| row.outcome == "no_description"), "{seen:?}");
+    for row in asked("caption").chain(asked("describe")) {
+        let sides = match row.task.as_str() {
+            "caption" => vec![row.query_content_id.as_str()],
+            _ => vec![row.query_content_id.as_str(), row.target_content_id.as_str()],
+        };
+        assert!(sides.is_sorted(), "{row:?}");
+        let images: Vec<&[u8]> = sides.iter().map(|content| stored[*content].as_slice()).collect();
+        let chat = |how| chat_of(row, &config, &prompts, how);
+        let (outcome, replies) = again(&server, &images, chat);
+        let total = |count: fn(&Reply) -> i64| replies.iter().map(count).sum::<i64>();
+        assert_eq!(
+            (row.outcome.as_str(), row.prompt_tokens, row.completion_tokens),
+            (outcome, Some(total(|reply| reply.read)), Some(total(|reply| reply.written))),
+            "{row:?}"
+        );
+        (calls, made) = (calls + replies.len(), made + replies.len());
+
+        // Every image counts, and in its place.
+        let first = chat(Variation::default());
+        let size = of_images(&first, &replies[0]);
+        match sides[..] {
+            [content] => {
+                assert!((3..=18).contains(&size), "{size} tokens of an image");
+                sizes.insert(content, size);
+            }
+            _ => {
+                let expected: i64 = sides
+                    .iter()
+                    .map(|content| {
+                        *sizes.entry(content).or_insert_with(|| {
+                            let alone = AnnotationRow {
+                                task: "caption".into(),
+                                query_content_id: (*content).to_owned(),
+                                ..row.clone()
+                            };
+                            let chat = chat_of(&alone, &config, &prompts, Variation::default());
+                            made += 1;
+                            of_images(&chat, &ask(&server, &chat, &[&stored[*content]]))
+                        })
+                    })
+                    .sum();
+                assert_eq!(size, expected, "{row:?}");
+                made += 1;
+                let turned = ask(&server, &first, &[images[1], images[0]]);
+                assert_eq!(turned.read, replies[0].read);
+                assert_ne!(turned.text, replies[0].text, "images are not looked at: {row:?}");
+            }
+        }
     }
-    assert_eq!(accepted.len() as i64, calls);
+    assert_eq!(accepted.len(), calls);
+    let different: BTreeSet<i64> = sizes.values().copied().collect();
+    assert!(different.len() > 1, "{sizes:?}");
 
     place.catch_up("tables");
-    assert_eq!(posts().len(), accepted.len(), "nothing is asked again");
+    assert_eq!(posts().len(), accepted.len() + made, "nothing is asked again");
 }
