@@ -252,8 +252,9 @@ fn tell_again(again: &Again, of: Of) {
     match again.applied {
         true if of == Of::Images => {
             outln!(
-                "the next run asks: until it has answers, these images have no caption; `verify` \
-                 finds pairs by the old ones until that run has begun"
+                "the next run asks: until it has answers, these images have no caption. Start it \
+                 before the next `gc`, which would take triplets by the old ones for left-overs; until \
+                 it has begun `verify` finds them"
             )
         }
         true => outln!("the next run asks: until it has answers, their triplets are gone"),

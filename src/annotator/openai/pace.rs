@@ -231,7 +231,8 @@ impl Pace {
         if self.ceiling.as_ref().is_none_or(|ceiling| sent > ceiling.at) {
             let more = match self.doubles {
                 true => 1.0,
-                false if longer < LONGEST => 1.0 / self.limit,
+                // At 1 there can be no trial, and so nothing that says how long calls take now.
+                false if longer < LONGEST || self.limit < 2.0 => 1.0 / self.limit,
                 false => 0.0,
             };
             self.limit = (self.limit + more).min(self.bound(now)).max(self.limit);
@@ -362,6 +363,30 @@ mod tests {
         // It tries one more, and then faster and faster.
         let later = [hold + 4, hold + 6, 2 * hold + 2].map(|now| answers(&mut pace, now, 200));
         assert!(later[0] <= high + 2 && later.is_sorted() && later[2] > high + 20, "{later:?}");
+    }
+
+    #[test]
+    fn a_limit_of_one_grows_again_where_calls_have_become_longer_for_good() {
+        let begin = Instant::now();
+        let mut now = begin;
+        let mut pace = Pace::new(64);
+        let mut answers = |pace: &mut Pace, took_ms: u64, calls: u32| {
+            for _ in 0..calls {
+                now += Duration::from_millis(took_ms);
+                pace.answered(now - Duration::from_millis(took_ms), now, 1_000);
+            }
+            now
+        };
+        let mut at = answers(&mut pace, 500, 20);
+        pace.doubles = false;
+        for _ in 0..10 {
+            pace.pushed_back(at, at + Duration::from_millis(1), None);
+            at += Duration::from_millis(2);
+        }
+        assert_eq!(pace.limit(), 1);
+        // Four times as long as they ever took, and turned away no more.
+        answers(&mut pace, 2_000, 400);
+        assert!(pace.limit() > 3, "{pace:?}");
     }
 
     /// An endpoint in a time of its own.

@@ -79,7 +79,7 @@ impl Work {
                 self.pace.pushed_back(flight.sent, now, *after);
             }
             Verdict::Later { .. } => {}
-            _ if matches!(ended, Ended::Gone) => {}
+            _ if stale || matches!(ended, Ended::Gone) => {}
             // What is being written down takes room as well.
             _ => self.pace.answered(flight.sent, now, self.flights.len() + self.writing),
         }
