@@ -20,7 +20,7 @@ use serde::Serialize;
 
 use crate::{
     annotator::openai::{
-        captioner_id, model_id,
+        batch, captioner_id, model_id,
         money::{Prices, Spent, usd},
         prompts::{Chat, Description, Prompts, Variation},
         wanted::{Wanted, wanted},
@@ -79,6 +79,8 @@ pub struct Plan {
     pub pairs: u64,
     /// Of these have no answer.
     pub unanswered: u64,
+    /// Requests that are out in batches: paid for, unless they come back without an answer.
+    pub out: u64,
     /// Calls for captions, where there is a captioner.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub caption: Option<Calls>,
@@ -110,6 +112,9 @@ pub fn run(args: &PlanArgs) -> anyhow::Result<()> {
     }
     let Plan { model, images, pairs, unanswered, .. } = &plan;
     outln!("{images} images, {pairs} pairs, {unanswered} of them without an answer of {model}");
+    if plan.out > 0 {
+        outln!("{} requests are out in batches: they are no calls of this plan", plan.out);
+    }
     let caption = plan.caption.as_ref().map(|calls| ("caption", calls));
     let of_pairs = [("describe", &plan.describe), ("instruct", &plan.instruct)];
     let mut most = 0.0;
@@ -181,7 +186,7 @@ pub fn plan(config: &Config, images: Option<u64>) -> anyhow::Result<Plan> {
         if let Some(calls) = &mut plan.caption {
             calls.calls = scaled(per(all.captions, 1.0));
         }
-        plan.images = images;
+        (plan.images, plan.out) = (images, 0);
     }
     price(&mut plan, &config.annotator, &prompts, &rows);
     if let Some(store) = &held {
@@ -209,28 +214,33 @@ fn count(
 ) -> anyhow::Result<All> {
     let answered: HashSet<&str> =
         rows.iter().filter(|row| row.outcome != WITHDRAWN).map(|row| &*row.request_id).collect();
+    let batches = batch::read(dataset.store())?;
+    let out: HashSet<&str> =
+        batches.iter().flat_map(|batch| &batch.out).map(|out| &*out.row.request_id).collect();
     let has = |id: &str| answered.contains(id);
+    let asked = |id: &str| has(id) || out.contains(id);
     let Wanted { images, requests, waiting, captions } = wanted(dataset, model, captioner)?;
     plan.images = images;
     let (mut described, mut all) = (HashSet::new(), HashSet::new());
-    let mut pair = |request: &Request, has: &dyn Fn(&str) -> bool| {
+    let mut pair = |request: &Request, same: bool| {
         plan.pairs += 1;
         let id = prompts.describe_id(config, request);
-        if !has(&request.request_id) {
+        if !(same && has(&request.request_id)) {
             plan.unanswered += 1;
-            if !has(&id) {
+            plan.instruct.calls += u64::from(!(same && asked(&request.request_id)));
+            if !(same && asked(&id)) {
                 described.insert(id.clone());
             }
         }
         all.insert(id);
     };
-    requests.iter().for_each(|request| pair(request, &has));
+    requests.iter().for_each(|request| pair(request, true));
     // With captions they are other questions, unless nobody reads those.
-    waiting.iter().for_each(|request| pair(request, &|id| !model.reads_captions && has(id)));
-    plan.instruct.calls = plan.unanswered;
+    waiting.iter().for_each(|request| pair(request, !model.reads_captions));
     plan.describe.calls = described.len() as u64;
+    plan.out = out.len() as u64;
     if let Some(calls) = &mut plan.caption {
-        let open = captions.iter().filter(|request| !has(&request.request_id));
+        let open = captions.iter().filter(|request| !asked(&request.request_id));
         calls.calls = open.count() as u64;
     }
     Ok(All { described: all.len() as u64, captions: captions.len() as u64 })

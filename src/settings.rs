@@ -26,7 +26,7 @@ use crate::{
     annotator::{
         Annotator,
         audit::Auditor,
-        openai::{self, prompts::Prompts},
+        openai::{self, captioner_id, prompts::Prompts},
         template::Template,
     },
     dataflow::Settings,
@@ -270,8 +270,7 @@ pub fn in_force(config: &Config, settings: &Settings) -> Map<String, Value> {
         "filter": config.filter,
     });
     if let Some(captioner) = &settings.captioner {
-        let (model, version) = (&captioner.model, captioner.prompt_version);
-        rules["captioner"] = json!({ "model": model, "prompt_version": version });
+        rules["captioner"] = json!(captioner);
     }
     if config.filter.labels != Filter::default().labels {
         let labels = config.filter.labels.iter().map(|label| label.as_str());
@@ -284,12 +283,45 @@ pub fn in_force(config: &Config, settings: &Settings) -> Map<String, Value> {
     Map::from_iter([("in_force".to_owned(), rules)])
 }
 
+/// Whether the tables were made with other models or prompts than those of the config: what is asked now
+/// would not be what they wait for.
+///
+/// # Errors
+/// So they were; the message says what to do.
+pub fn refuse_other_models(held: &Value, config: &Config, prompts: &Prompts) -> anyhow::Result<()> {
+    let model = openai::model_id(&config.annotator, prompts);
+    let wanted = annotator_in_force(config, &model);
+    let wanted =
+        json!({ "annotator": wanted, "captioner": captioner_id(&config.annotator, prompts) });
+    refuse_other_words(held, &wanted)?;
+    for (part, name) in [
+        ("annotator", "model"),
+        ("annotator", "prompt_version"),
+        ("annotator", "captions"),
+        ("captioner", "model"),
+        ("captioner", "prompt_version"),
+    ] {
+        let (held, wanted) = (&held[part][name], &wanted[part][name]);
+        if held != wanted {
+            bail!(
+                "[{part}] {name}: the tables were made with {held}, the config says {wanted}: run the \
+                 service with this config first, which asks for --apply"
+            );
+        }
+    }
+    Ok(())
+}
+
 fn annotator_in_force(config: &Config, model: &ModelId) -> Value {
     let mut said = json!({ "model": model.model, "prompt_version": model.prompt_version });
     // Prompts that cannot be read have been refused.
     let asks = config.annotator.kind == AnnotatorKind::OpenAi;
     if let Some(prompts) = asks.then(|| Prompts::of(&config.annotator).ok()).flatten() {
         said[WORDS] = json!(prompts.words());
+        // With captions in it, it is another question.
+        if config.annotator.captions {
+            said["captions"] = json!(true);
+        }
     }
     said
 }

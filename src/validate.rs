@@ -26,7 +26,12 @@ use schemas::{
 };
 use serde::Serialize;
 
-use crate::{annotator::openai, cli, dataset::Dataset, outln, secrets, service, settings};
+use crate::{
+    annotator::openai::{self, batch},
+    cli,
+    dataset::Dataset,
+    outln, secrets, service, settings,
+};
 
 mod kafka;
 mod offsets;
@@ -144,6 +149,11 @@ pub fn checks(config: &Config, timeout: Duration) -> Vec<Check> {
     checks.extend(source::check(config, dataset.as_ref(), Instant::now() + timeout, timeout));
     checks.extend(encoders(config));
     checks.push(annotator(config));
+    if let Some(dataset) = dataset.as_ref().filter(|_| config.annotator.calls())
+        && let Err(error) = batch::refuse_open(dataset.store())
+    {
+        checks.push(Check::failed("annotator", format!("{error:#}")));
+    }
     checks.extend(memory(config, dataset.as_ref()));
     let secrets = secrets(config);
     for check in &mut checks {

@@ -480,6 +480,7 @@ fn an_endpoint_that_refuses_and_lines_that_are_none_are_told() {
     // What is out would be asked and paid twice.
     let said = place.everpair("tables", &["run", "--until-caught-up"]).ended(1);
     said.says("are out in batches").says("everpair requests import");
+    place.everpair("tables", &["validate"]).ended(1).says("are out in batches");
 }
 
 #[test]

@@ -333,6 +333,11 @@ fn added_later_it_asks_again_about_pairs_that_read_its_captions_only() {
         place.rows::<AnnotationRow>("tables").into_iter().map(|row| row.request_id).collect();
     let (epoch, old) = (place.epoch("tables") as i64, place.rows::<TripletRow>("tables"));
     server.forget();
+    // Without captions they are other questions.
+    place.configure("tables", &annotator(&server, ""));
+    let run = place.everpair("tables", &["run", "--until-caught-up"]).ended(1);
+    run.says("captions").says("--apply");
+    assert!(server.asked().is_empty());
     place.configure("tables", &with_captioner(&server, reads));
     place.everpair("tables", &["run", "--until-caught-up", "--apply"]).ended(0);
     place.verify("tables");

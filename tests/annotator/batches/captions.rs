@@ -51,6 +51,13 @@ fn images_get_captions_in_a_round_before_that_of_their_pairs() {
     let first = export(&place, "one.jsonl", &[]);
     assert_eq!(first.caption, bare);
     assert!(first.uncaptioned > 10 && first.describe > 5, "{first:?}");
+    let rest = said(&place, &["plan", "--json"]);
+    assert_eq!(
+        (&rest["caption"]["calls"], &rest["out"]),
+        (&0.into(), &(bare + first.describe).into())
+    );
+    assert!(rest["cost_usd"].as_f64() < plan["cost_usd"].as_f64(), "{rest:#}");
+    assert_eq!(rest["unanswered"], plan["unanswered"]);
     let lines = requests(&place, "one.jsonl");
     let (captions, others) = lines.split_at(bare as usize);
     assert!(captions.iter().all(|line| line.asked.captions() && line.asked.images().len() == 1));
@@ -165,6 +172,15 @@ fn captions_are_asked_for_again_where_somebody_wants_that() {
     answer(&place, &requests(&place, "one.jsonl"), "one.out", Line::good);
     import(&place, &["one.out"]);
     place.catch_up("tables");
+    // What the tables do not wait for yet is not asked.
+    configure(&place, &format!("{CAPTIONS}model = \"eyes\"\n"));
+    command(&place, &["export", "--out", "other.jsonl"])
+        .ended(1)
+        .says("[captioner] model")
+        .says("--apply");
+    configure(&place, "");
+    command(&place, &["export", "--out", "other.jsonl"]).ended(1).says("the config says null");
+    configure(&place, CAPTIONS);
     let again = |words: &[&str]| said(&place, &[&["requests", "again", "--json"], words].concat());
     // What is selected are answers about pairs, unless captions are named.
     let pairs = again(&["--outcome", "ok"]);

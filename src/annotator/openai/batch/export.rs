@@ -39,7 +39,7 @@ use crate::{
     dataset::{self, At, Dataset},
     delta::Store,
     service::open_tables,
-    settings::mining,
+    settings::{mining, refuse_other_models},
 };
 
 /// What was written.
@@ -214,6 +214,7 @@ fn collect(
         batches.iter().flat_map(|batch| &batch.out).map(|out| &*out.row.request_id).collect();
     let waiting = journal::read(store)?;
     let dataset = Dataset::open(store, &At::Latest)?;
+    refuse_other_models(&dataset.page().info["in_force"], config, prompts)?;
     let mut known = memo(&dataset.table(Table::Annotations)?).context("read the memo")?;
     for row in &waiting {
         known.learn(row);
