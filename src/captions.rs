@@ -1,22 +1,23 @@
 //! Captions that a model wrote, as the tables have them.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,
 };
 
 use anyhow::Context;
-use arrow_array::{Array, cast::AsArray};
+use arrow_array::{Array, cast::AsArray, types::Int64Type};
 use operators::flow::{CAPTION, Captioned, CaptionerId};
 use schemas::{
-    ContentId, caption_text,
+    ContentId, Epoch, caption_text,
     tables::{ImageRow, Table},
 };
-use serde_json::Value;
+use serde_json::{Map, Value};
 
-use crate::dataset::Dataset;
+use crate::{dataset::Dataset, delta};
 
-const COLUMNS: [&str; 5] = ["request_id", "query_content_id", "task", "outcome", "description"];
+const TEXTS: [&str; 5] = ["request_id", "query_content_id", "task", "outcome", "description"];
+const COLUMNS: [&str; 6] = [TEXTS[0], TEXTS[1], TEXTS[2], TEXTS[3], TEXTS[4], "epoch"];
 
 /// What is known of the caption of an image that came without one.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,7 +45,8 @@ impl Captions {
     pub fn read(dataset: &Dataset, captioner: Option<CaptionerId>) -> anyhow::Result<Captions> {
         let mut written = HashMap::new();
         if let Some(captioner) = &captioner {
-            each(dataset, |asked, outcome, text| {
+            let table = dataset.table(Table::Annotations)?;
+            each(&table, None, |asked, outcome, text| {
                 if let Some(said) = Captioned::read(captioner, asked, outcome, text) {
                     written.insert(said.content_id, said.caption);
                 }
@@ -59,10 +61,7 @@ impl Captions {
     /// # Errors
     /// The table `annotations` cannot be read.
     pub fn in_force(dataset: &Dataset) -> anyhow::Result<Captions> {
-        let rules = dataset.page().info.get("in_force");
-        let captioner = rules.map_or(&Value::Null, |rules| &rules["captioner"]);
-        let captioner = serde_json::from_value(captioner.clone()).context("who wrote captions")?;
-        Captions::read(dataset, captioner)
+        Captions::read(dataset, captioner_in(&dataset.page().info)?)
     }
 
     /// Whose they are.
@@ -115,13 +114,41 @@ impl Captions {
     }
 }
 
+/// Who writes captions under the rules that a page names; none if nobody does.
+///
+/// # Errors
+/// They name somebody in another form.
+pub fn captioner_in(info: &Map<String, Value>) -> anyhow::Result<Option<CaptionerId>> {
+    let rules = info.get("in_force");
+    let captioner = rules.map_or(&Value::Null, |rules| &rules["captioner"]);
+    serde_json::from_value(captioner.clone()).context("who wrote captions")
+}
+
+/// Contents for which a captioner wrote a caption in the epochs after one.
+///
+/// # Errors
+/// The table cannot be read.
+pub fn written_after(
+    annotations: &delta::Table,
+    epoch: Epoch,
+    captioner: &CaptionerId,
+) -> anyhow::Result<BTreeSet<ContentId>> {
+    let mut found = BTreeSet::new();
+    each(annotations, Some(epoch), |asked, outcome, text| {
+        let said = Captioned::read(captioner, asked, outcome, text);
+        found.extend(said.filter(|said| said.caption.is_some()).map(|said| said.content_id));
+        Ok(())
+    })?;
+    Ok(found)
+}
+
 /// Every caption that a model wrote for a content, whichever model it was.
 ///
 /// # Errors
 /// The table `annotations` cannot be read.
 pub fn all_written(dataset: &Dataset) -> anyhow::Result<Vec<(ContentId, String)>> {
     let mut all = Vec::new();
-    each(dataset, |(_, content), outcome, text| {
+    each(&dataset.table(Table::Annotations)?, None, |(_, content), outcome, text| {
         if outcome == "ok"
             && let Some(text) = caption_text(text)
         {
@@ -133,21 +160,29 @@ pub fn all_written(dataset: &Dataset) -> anyhow::Result<Vec<(ContentId, String)>
     Ok(all)
 }
 
-/// Request and content, outcome and text of every row that is about a caption.
+/// Request and content, outcome and text of every row that is about a caption, of all epochs or of
+/// those after one.
 fn each(
-    dataset: &Dataset,
+    annotations: &delta::Table,
+    after: Option<Epoch>,
     mut see: impl FnMut((&str, &str), &str, Option<&str>) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
-    for batch in dataset.table(Table::Annotations)?.scan(Some(&COLUMNS))? {
+    for batch in annotations.scan_after(after, Some(&COLUMNS))? {
         let batch = batch?;
         let column = |name: &str| {
             let column = batch.column_by_name(name).and_then(|c| c.as_string_opt::<i32>());
             column.with_context(|| format!("annotations: no texts in {name}"))
         };
-        let at = COLUMNS.map(|name| (name, column(name)));
+        let at = TEXTS.map(|name| (name, column(name)));
         let at: BTreeMap<&str, _> =
             at.into_iter().map(|(name, c)| Ok((name, c?))).collect::<anyhow::Result<_>>()?;
-        for row in (0..batch.num_rows()).filter(|row| at["task"].value(*row) == CAPTION) {
+        let epochs = batch.column_by_name("epoch").and_then(|c| c.as_primitive_opt::<Int64Type>());
+        let epochs = epochs.context("annotations: no numbers in epoch")?;
+        let newer = |row: &usize| {
+            after.is_none_or(|after| u64::try_from(epochs.value(*row)).is_ok_and(|at| at > after))
+        };
+        let captions = (0..batch.num_rows()).filter(|row| at["task"].value(*row) == CAPTION);
+        for row in captions.filter(newer) {
             let texts = at["description"];
             let text = texts.is_valid(row).then(|| texts.value(row));
             let asked = (at["request_id"].value(row), at["query_content_id"].value(row));

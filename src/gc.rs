@@ -41,7 +41,7 @@ use crate::{
     annotator::openai::journal,
     cli::read_config,
     dataset::{self, At, Dataset, EPOCHS},
-    delta::{self, Plan, Purged, Rule, Store},
+    delta::{self, Plan, Purged, Rule, Store, Verdict},
     outln,
     service::{open_tables, specs},
     state,
@@ -141,11 +141,34 @@ fn plan<'a>(kept: &'a Kept, of: Table, table: &delta::Table) -> anyhow::Result<P
     Ok([(of.as_str().to_owned(), (plan, Box::new(rule) as Box<dyn Rule>))].into())
 }
 
+/// A triplet leaves with an epoch, whose row of `changes` tells consumers. Answers and captions that
+/// are to be asked for again are forgotten before the epoch that takes their triplets back.
+///
+/// # Errors
+/// Readers see a triplet that may not stay, or the table cannot be read.
+fn await_epoch(kept: &Kept, newest: &Dataset) -> anyhow::Result<()> {
+    let rule = RuleOf { kept, table: Table::Triplets };
+    let mut going = 0;
+    for batch in newest.table(Table::Triplets)?.scan(Some(rule.columns()))? {
+        going += rule.judge(&batch?)?.iter().filter(|said| **said == Verdict::Goes).count();
+    }
+    if going > 0 {
+        bail!(
+            "epoch {} shows {going} triplets of answers that were forgotten since (`everpair requests \
+             again`), and no epoch says yet that they have gone: nothing was removed; start the \
+             service once (`everpair run --until-caught-up`), and then try again",
+            newest.epoch()
+        );
+    }
+    Ok(())
+}
+
 /// What a collection would do now. Only reads.
 pub fn preview(store: &Store) -> anyhow::Result<Report> {
     let began = Instant::now();
     let kept = Kept::read(store)?;
     let newest = Dataset::open(store, &At::Latest)?;
+    await_epoch(&kept, &newest)?;
     let mut plans = Plans::new();
     for of in TABLES {
         plans.extend(plan(&kept, of, &newest.table(of)?)?);
@@ -188,12 +211,13 @@ fn report(store: &Store, kept: &Kept, plans: &Plans<'_>) -> anyhow::Result<Repor
 /// begins a generation of its own. `None`: it was told to `stop` before it was done.
 ///
 /// # Errors
-/// The store failed, a snapshot cannot be read, or a newer writer has begun. The tables are as they
-/// should be, and another collection finds the rest.
+/// The store failed, a snapshot cannot be read, a newer writer has begun, or an epoch has to come
+/// before. The tables are as they should be, and another collection finds the rest.
 pub fn collect(store: &Store, stop: &AtomicBool) -> anyhow::Result<Option<Report>> {
     let began = Instant::now();
     let mut publisher = delta::start(store, &specs()).context("take over the tables")?;
     let kept = Kept::read(store)?;
+    await_epoch(&kept, &Dataset::open(store, &At::Latest)?)?;
     let mut plans = Plans::new();
     for of in TABLES {
         let table = publisher.table(of.as_str());

@@ -95,16 +95,14 @@ fn print_money(status: &Value) {
     outln!("annotator: {spent:.4}{of} USD spent, {open:.4} of that set aside; {today:.4} today");
     // What a caption takes is not what a pair does; both share the calls at once.
     let (seconds, calls) = (number(&at["asking_seconds"]), number(&at["calls"]).max(1.0));
-    let (for_captions, calls_for_captions) =
-        (number(&at["captions_spent"]), number(&at["caption_calls"]));
-    let for_pairs = (number(&at["spent_now"]) - for_captions).max(0.0);
+    let for_captions = number(&at["caption_calls"]);
     for (what, ended, waiting, spent, of_calls) in [
-        ("caption", "captions_ended", "captions", for_captions, calls_for_captions),
-        ("pair", "pairs_ended", "pairs", for_pairs, calls - calls_for_captions),
+        ("caption", "captions_ended", "captions", "captions_spent", for_captions),
+        ("pair", "pairs_ended", "pairs", "pairs_spent", calls - for_captions),
     ] {
         let (ended, waiting) = (number(&at[ended]), number(&at[waiting]));
         if ended > 0.0 {
-            let (usd, seconds) = (spent / ended, seconds * of_calls / calls / ended);
+            let (usd, seconds) = (number(&at[spent]) / ended, seconds * of_calls / calls / ended);
             outln!(
                 "newest run: {usd:.6} USD and {seconds:.2} s a {what}; the {waiting} that wait take \
                  about {:.4} USD and {:.0} s",

@@ -135,6 +135,8 @@ pub struct Standing {
     pub spent_now: f64,
     /// Of these: for captions, by calls that have ended.
     pub captions_spent: f64,
+    /// And for pairs, the same.
+    pub pairs_spent: f64,
     /// Dollars that count as spent, by all runs.
     pub spent: f64,
     /// Nothing can be asked: which budget does not allow it.
@@ -283,7 +285,8 @@ impl Client {
         let first = DateTime::from_timestamp_micros(first).unwrap_or_default();
         let first = first.to_rfc3339_opts(SecondsFormat::Secs, true);
         Some(format!(
-            "[annotator] {waits}, for their requests have failed for now: asked again from {first} on"
+            "[annotator] {waits}: all that could be asked has failed for now, and is asked again from \
+             {first} on"
         ))
     }
 

@@ -56,12 +56,10 @@ pub fn explain_pair(
     let answers = Answers::about(dataset, &BTreeSet::from([of_query.as_str(), &of_target]))?;
     let answer = answers.of_pair(&of_query, &of_target).next();
     let caption = target["caption"].as_str();
-    let on_its_way = match answer {
-        Some(_) => None,
-        None => match waiting(dataset.store(), &of_query, &of_target)? {
-            Some(known) => Some(known),
-            None => uncaptioned(dataset, [&query, &target])?,
-        },
+    // Whatever was answered before was asked without it.
+    let on_its_way = match uncaptioned(dataset, [&query, &target])? {
+        None if answer.is_none() => waiting(dataset.store(), &of_query, &of_target)?,
+        uncaptioned => uncaptioned,
     };
     let id = triplet_id(&pair.query_id, &pair.target_id);
     let mut changes: Vec<ChangeRow> = rows(dataset, "triplet_id", &|held| held == id)?;

@@ -12,6 +12,7 @@ use std::{
 
 use anyhow::Context;
 use operators::{
+    flow::CaptionerId,
     publish::EpochChanges,
     triplets::{Cause, ConfigChange},
 };
@@ -35,6 +36,7 @@ use super::{
     worker::Progress,
 };
 use crate::{
+    captions::{captioner_in, written_after},
     dataset::EPOCHS,
     delta::{self, Change, EpochCommit, Key, Latest, Publisher, Rows, Store},
     metrics::{self, Metrics, Phase, Tally},
@@ -84,6 +86,10 @@ struct Run {
     /// What the rules say of the restored state, where the tables say something else. It goes out
     /// with the first epoch.
     pending: Option<EpochChanges>,
+    /// Contents with a caption that the memo has from an epoch that was not committed as a whole.
+    captioned: BTreeSet<ContentId>,
+    /// Whose captions count.
+    captioner: Option<CaptionerId>,
     /// The tables have been compared with the rules.
     compared: bool,
     /// Epochs that have a page under `_everpair/epochs/`.
@@ -114,9 +120,12 @@ impl Committer {
         let pulse = self.metrics.pulse("committer");
         let upkeep =
             Upkeep::new(self.store.clone(), (self.retention, self.keep_dead), &self.publisher);
+        let captioner = captioner_in(&self.in_force)?;
         let mut run = Run {
             at: self,
             pending: None,
+            captioned: BTreeSet::new(),
+            captioner,
             compared: false,
             pages,
             upkeep,
@@ -165,6 +174,10 @@ impl Run {
     /// new calls from now on, and those in flight are waited for, because what is cut off is paid
     /// again. Epochs are committed meanwhile.
     fn prepare_to_stand_still(&mut self) {
+        if !self.compared || self.pending.is_some() {
+            // Only an epoch can say what has gone since the last one.
+            return;
+        }
         let Committer { exchange, requests, asking, .. } = &mut self.at;
         if self.upkeep.wants_to_forget() {
             exchange.forget.store(true, Ordering::Release);
@@ -183,6 +196,8 @@ impl Run {
         let (mut pairs, mut triplets) = (shown.pairs, shown.triplets);
         self.at.shown.measured = shown.measured;
         let mut pending = EpochChanges { epoch, ..EpochChanges::default() };
+        // Of captions that came with a kill's journal, or are those of a captioner that was away.
+        pending.embeddings = changes.embeddings;
         pending.pairs = changes.pairs;
         pending.triplets = changes.triplets;
         pending.rejects = shown.rejects;
@@ -202,8 +217,13 @@ impl Run {
         pending.pairs.extend(gone.iter().map(|row| (pair_of(row), -1)));
         let gone = restore::find::<TripletRow>(&self.at.publisher, &triplets)?;
         pending.triplets.extend(gone.iter().map(|row| (triplet_of(row), -1)));
-        let differs = !pending.pairs.is_empty() || !pending.triplets.is_empty();
-        if differs || !pending.rejects.is_empty() {
+        let shows = !pending.pairs.is_empty() || !pending.triplets.is_empty();
+        if let Some(captioner) = self.captioner.as_ref().filter(|_| shows) {
+            let memo = self.at.publisher.table(Table::Annotations.as_str());
+            let memo = memo.context("no table annotations")?;
+            self.captioned = written_after(memo, epoch, captioner)?;
+        }
+        if shows || !pending.rejects.is_empty() || !pending.embeddings.is_empty() {
             self.pending = Some(pending);
             self.at.exchange.force.store(true, Ordering::Release);
         } else if self.at.config_changed {
@@ -234,6 +254,7 @@ impl Run {
             changes.pairs.extend(pending.pairs);
             changes.triplets.extend(pending.triplets);
             changes.rejects.extend(pending.rejects);
+            changes.embeddings.extend(pending.embeddings);
         }
         for row in &changes.contents {
             if let Some(id) = ContentId::parse(&row.content_id) {
@@ -347,7 +368,7 @@ impl Run {
 
     /// What an epoch does to each table, as batches and keys.
     fn epoch_commit(
-        &self,
+        &mut self,
         mut changes: EpochChanges,
         config_changed: bool,
     ) -> anyhow::Result<EpochCommit> {
@@ -368,7 +389,8 @@ impl Run {
         let mut annotations = changes.annotations;
         annotations.sort_by(|a, b| a.request_id.cmp(&b.request_id));
         annotations.iter_mut().for_each(|row| row.epoch = at);
-        let captioned = captioned(&annotations);
+        let mut captioned = captioned(&annotations, self.captioner.as_ref());
+        captioned.extend(std::mem::take(&mut self.captioned));
         put(Table::Annotations, inserts(&annotations)?);
         let mut rejects = changes.rejects;
         rejects.sort();

@@ -7,7 +7,7 @@ use std::{
 
 use anyhow::Context;
 use operators::{
-    flow::{Answer, CAPTION, Pair},
+    flow::{Answer, Captioned, CaptionerId, Pair},
     triplets::{Cause, Triplet, change_reason},
 };
 use schemas::{
@@ -99,10 +99,11 @@ pub fn touched(images: &[(ImageRow, isize)]) -> BTreeSet<String> {
     moved.map(|((id, ..), _)| id.to_owned()).collect()
 }
 
-/// Contents that have a caption by a model now.
-pub fn captioned(annotations: &[AnnotationRow]) -> BTreeSet<ContentId> {
-    let written = annotations.iter().filter(|row| row.task == CAPTION && row.outcome == "ok");
-    written.filter_map(|row| ContentId::parse(&row.query_content_id)).collect()
+/// Contents that have a caption by this captioner now.
+pub fn captioned(rows: &[AnnotationRow], captioner: Option<&CaptionerId>) -> BTreeSet<ContentId> {
+    let Some(captioner) = captioner else { return BTreeSet::new() };
+    let said = rows.iter().filter_map(|row| Captioned::of(row, captioner));
+    said.filter(|said| said.caption.is_some()).map(|said| said.content_id).collect()
 }
 
 /// A pair as `pairs` shows it.

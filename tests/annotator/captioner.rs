@@ -1,12 +1,25 @@
 //! Images that came without a caption, and a model that writes one.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashSet},
+    sync::{Arc, Condvar, Mutex},
+};
 
-use everpair::{annotator::openai::journal, scenes};
-use operators::flow::CAPTION;
+use arrow_array::cast::AsArray;
+use everpair::{
+    annotator::openai::{
+        journal,
+        library::{self, Library},
+    },
+    delta, gc,
+    requests::{self, Request},
+    scenes,
+    service::specs,
+};
+use operators::flow::{CAPTION, CaptionerId};
 use schemas::{
     ContentId,
-    tables::{AnnotationRow, ChangeRow, EmbeddingRow, ImageRow, PairRow, TripletRow},
+    tables::{AnnotationRow, ChangeRow, ContentRow, EmbeddingRow, ImageRow, PairRow, TripletRow},
 };
 use serde_json::{Value, json};
 
@@ -416,4 +429,171 @@ fn an_export_of_an_older_epoch_has_no_caption_of_an_image_that_has_gone() {
     let other = ContentId::of(CAPTIONS[2].as_bytes()).hex();
     assert!(place.rows::<EmbeddingRow>("tables").iter().any(|row| row.content_id == other));
     place.verify("tables");
+}
+
+#[test]
+fn gc_waits_for_the_epoch_that_takes_back_what_a_forgotten_caption_was_read_for() {
+    let server = server();
+    let place = place(&server);
+    place.configure("tables", &with_captioner(&server, "captions = true\n"));
+    place.catch_up("tables");
+    let triplets = || place.rows::<TripletRow>("tables");
+    let (before, epoch) = (triplets(), place.epoch("tables"));
+    let again = ["requests", "again", "--outcome", "ok", "--caption", "--apply"];
+    assert!(place.everpair("tables", &again).ended(0).out.contains("`gc` refuses"));
+    for gc in [["gc", "--take-over"], ["gc", "--dry-run"]] {
+        let refused = place.everpair("tables", &gc).ended(1);
+        refused.says("requests again").says("everpair run --until-caught-up");
+    }
+    assert_eq!(triplets(), before);
+    // A service that finds the request when it starts has that epoch first.
+    let (store, id) = (place.store("tables"), gc::ask::draw());
+    let collect = Some(id.clone());
+    requests::ask(&store, &Request { collect, ..Request::default() }).expect("it is asked");
+    place.catch_up("tables");
+    let text = store.get(&format!("_everpair/gc/{id}.json")).expect("a store").expect("an answer");
+    let state: gc::ask::State = serde_json::from_slice(&text).expect("JSON");
+    assert!(matches!(state, gc::ask::State::Done(_)), "{state:?}");
+    place.verify("tables");
+    let went = place.rows::<ChangeRow>("tables").into_iter();
+    let went = went.filter(|row| row.epoch == epoch as i64 + 1 && row.op == "delete").count();
+    assert!(went > 5, "{went} triplets");
+    // The same captions, and so the same questions.
+    assert_eq!(captions(&place).len(), without(&place).len());
+    assert_eq!(triplets().len(), before.len());
+    place.everpair("tables", &["gc", "--take-over"]).ended(0);
+    place.verify("tables");
+}
+
+#[test]
+fn captions_of_a_captioner_that_was_away_have_vectors() {
+    // Each picture has another caption, and none was encoded before.
+    let server = Server::start(|asked, stream| match asked.captions() {
+        true => {
+            let said = json!({ "caption": format!("a shape that is called {}", &asked.id[..12]) });
+            send(stream, "200 OK", &[], reply(&said.to_string(), "stop").to_string().as_bytes());
+        }
+        false => send_good(asked, stream),
+    });
+    let place = place(&server);
+    let slow = with_captioner(&server, "settle = \"0 s\"\nconcurrency = 2");
+    place.configure("tables", &slow.replace("50 ms", "3 s"));
+    let mut running = place.start("tables");
+    let written = || {
+        let rows = journal::read(&place.store("tables")).expect("a list");
+        rows.iter().filter(|row| row.description.is_some()).count()
+    };
+    running.wait_until("captions are written down", || written() > 3);
+    running.kill();
+    assert!(written() > 0);
+    let run = ["run", "--until-caught-up", "--apply"];
+    let eyes = with_captioner(&server, "").replacen("\"a-model\"", "\"eyes\"", 1);
+    place.configure("tables", &eyes);
+    place.everpair("tables", &run).ended(0);
+    assert_eq!(written(), 0, "they are in the memo");
+    place.verify("tables");
+    place.configure("tables", &with_captioner(&server, ""));
+    place.everpair("tables", &run).ended(0);
+    place.verify("tables");
+}
+
+#[test]
+fn a_caption_that_a_kill_left_in_the_memo_changes_its_image_as_any_other() {
+    let gate = Arc::new((Mutex::new(false), Condvar::new()));
+    let open = gate.clone();
+    let server = Server::start(move |asked, stream| {
+        if !asked.captions() {
+            return send_good(asked, stream);
+        }
+        let closed = open.0.lock().expect("no panic holds it");
+        drop(open.1.wait_while(closed, |open| !*open).expect("no panic holds it"));
+        let said = json!({ "caption": CAPTIONS[0] }).to_string();
+        send(stream, "200 OK", &[], reply(&said, "stop").to_string().as_bytes());
+    });
+    let place = place(&server);
+    place.configure("tables", &annotator(&server, "captions = true\n"));
+    place.catch_up("tables");
+    let old = place.rows::<TripletRow>("tables");
+    let without = without(&place);
+    place.configure("tables", &with_captioner(&server, "captions = true\n"));
+    let epoch = place.epoch("tables");
+    let mut running = place.start_with("tables", &["--apply"]);
+    running.wait_until("captions are asked for", || server.captioned() > 0);
+    running.wait_until("it is in force", || {
+        let latest = place.latest("tables");
+        latest.is_some_and(|latest| !latest["in_force"]["captioner"].is_null())
+    });
+    running.kill();
+    let epoch = place.epoch("tables").max(epoch);
+    // It was killed when the memo had the captions and nothing else had.
+    let captioner = CaptionerId { model: "a-model".into(), prompt_version: 1 };
+    let any = place.rows::<AnnotationRow>("tables").remove(0);
+    let row = |content: &String| AnnotationRow {
+        request_id: captioner.request_id(ContentId::parse(content).expect("a sha256")),
+        query_content_id: content.clone(),
+        target_content_id: content.clone(),
+        task: CAPTION.into(),
+        instructions: Vec::new(),
+        audits: Vec::new(),
+        model: captioner.model.clone(),
+        prompt_version: captioner.prompt_version,
+        outcome: "ok".into(),
+        description: Some(CAPTIONS[1].into()),
+        epoch: epoch as i64 + 1,
+        ..any.clone()
+    };
+    let rows: Vec<AnnotationRow> =
+        without.values().collect::<BTreeSet<_>>().into_iter().map(row).collect();
+    place.memo_ahead("tables", epoch + 1, &rows);
+    *gate.0.lock().expect("no panic holds it") = true;
+    gate.1.notify_all();
+    place.catch_up("tables");
+    place.verify("tables");
+    let moved = |row: &&TripletRow| {
+        without.contains_key(&row.query_id) || without.contains_key(&row.target_id)
+    };
+    let ids: BTreeSet<&String> = old.iter().filter(moved).map(|row| &row.triplet_id).collect();
+    let changes = place.rows::<ChangeRow>("tables").into_iter();
+    let went = changes.filter(|row| row.op == "delete" && ids.contains(&row.triplet_id));
+    let reasons: Vec<String> = went.map(|row| row.reason).collect();
+    assert!(reasons.len() > 5 && reasons.iter().all(|reason| reason == "image"), "{reasons:?}");
+}
+
+#[test]
+fn a_picture_that_cannot_be_shown_to_a_model_is_told_from_one_that_has_gone() {
+    let server = server();
+    let place = place(&server);
+    place.catch_up("tables");
+    let images = place.rows::<ImageRow>("tables");
+    let ids: BTreeSet<&String> = images.iter().map(|row| &row.content_id).collect();
+    let [taken_down, lost, broken, well] = ids.into_iter().take(4).collect::<Vec<_>>()[..] else {
+        panic!("four contents");
+    };
+    let of = |content: &String| ContentId::parse(content).expect("a sha256");
+    let store = place.store("tables");
+    let leave = images.iter().filter(|row| row.content_id == *taken_down);
+    place.log().send(leave.map(|row| Message::tombstone(&row.image_id)));
+    place.catch_up("tables");
+    let mut rows = place.rows::<ContentRow>("tables");
+    rows.retain(|row| row.content_id == *broken);
+    rows[0].image.bytes = Some(b"no picture".to_vec());
+    let mut publisher = delta::start(&store, &specs()).expect("the tables can be taken over");
+    let gone = |id: &str| [taken_down, lost, broken].iter().any(|gone| *gone == id);
+    let forgotten = publisher.forget("contents", &["content_id"], |batch| {
+        let ids = batch.column(0).as_string::<i32>();
+        Ok(ids.iter().map(|id| id.is_some_and(gone)).collect())
+    });
+    assert_eq!(forgotten.expect("a commit"), 3);
+    drop(publisher);
+    place.memo_ahead("tables", place.epoch("tables") + 1, &rows);
+    let publisher = delta::start(&store, &specs()).expect("the tables can be taken over");
+    publisher.renew_latest().expect("a page");
+    let mut library = library::Tables::new(&store, Default::default());
+    let mut picture = |content: &String| library.picture(&of(content));
+    assert!(picture(well).expect("it can be read").is_some());
+    for never in [lost, broken] {
+        assert!(picture(never).expect("it can be told").is_none(), "{never}");
+    }
+    let why = picture(taken_down).expect_err("it is not asked about").to_string();
+    assert!(why.contains("no image has it any more"), "{why}");
 }

@@ -217,6 +217,42 @@ fn scarce_money_goes_to_captions_first() {
 }
 
 #[test]
+fn what_captions_leave_goes_to_the_best_pair() {
+    let server = Server::start(send_good);
+    let mut config = with_captioner(&server);
+    (config.image_tokens, config.concurrency) = (10_000, 1);
+    let probe = Run::new(config.clone());
+    let both = |request: &Request| ordered(request).map(|side| side.0);
+    let mut pairs: Vec<Request> = (0..3).map(|n| probe.pair(n)).collect();
+    pairs.sort_by_key(both);
+    let describe = |pair: &Request| probe.prompts.describe_id(&probe.config, pair);
+    let ids: Vec<String> = pairs.iter().map(describe).collect();
+    let most_of = |pair: &Request, id: &str| {
+        let chat = probe.prompts.describe(&probe.config, id, pair, Variation::default());
+        let (read, written) = chat.most_tokens(&probe.config);
+        Prices::of(&probe.config).cost(read, written)
+    };
+    let most = pairs.iter().zip(&ids).map(|(pair, id)| most_of(pair, id)).max().expect("pairs");
+    let caption = probe.caption(100);
+    probe.stop();
+    // One caption, one description, and then less than another one can cost.
+    config.budget = Some((most + CALL) as f64 / 1e9);
+    let channels = |n: usize| if n == 2 { 3 } else { 1 };
+    let worth = pairs
+        .iter()
+        .enumerate()
+        .map(|(n, pair)| (both(pair), Worth { channels: channels(n), ..Worth::default() }));
+    let images = Images { worth: worth.collect(), ..Images::default() };
+    let mut run = Run::with(config, images);
+    run.client.want(pairs.iter().chain([&caption]).cloned().collect());
+    assert_eq!(run.outcomes(3).len(), 3);
+    let asked: Vec<String> = server.asked().into_iter().map(|asked| asked.id).collect();
+    let best = [caption.request_id, ids[2].clone(), pairs[2].request_id.clone()];
+    assert_eq!(asked, best, "the last by contents is the best");
+    assert_eq!(run.stop(), 3 * CALL);
+}
+
+#[test]
 fn a_caption_that_is_forgotten_in_flight_counts_as_the_most_that_it_can_cost() {
     let open = Arc::new((Mutex::new(false), Condvar::new()));
     let gate = open.clone();
@@ -264,7 +300,7 @@ fn a_caption_that_has_failed_for_now_is_asked_for_again() {
     assert!(run.outcomes(2).iter().all(|row| row.outcome == "ok" && row.task != CAPTION));
     wait_until("it is put off", || run.client.rests().is_some());
     let why = run.client.rests().expect("it rests");
-    assert!(why.contains("] 1 caption waits, for"), "{why}");
+    assert!(why.contains("] 1 caption waits: all"), "{why}");
     let at = run.client.standing();
     assert_eq!((at.pairs, at.captions, at.put_off), (0, 1, 1), "{at:?}");
     let mut held = Vec::new();

@@ -77,7 +77,7 @@ fn what_has_failed_is_asked_again_when_its_time_has_come() {
     assert!(rows.iter().all(|row| row.outcome == "ok"));
     wait_until("it is put off", || run.client.rests().is_some());
     let why = run.client.rests().expect("it rests");
-    assert!(why.contains("2 pairs wait, for their requests have failed for now"), "{why}");
+    assert!(why.contains("2 pairs wait: all that could be asked has failed for now"), "{why}");
     let at = run.client.standing();
     assert_eq!((at.pairs, at.put_off, at.in_flight), (2, 2, 0), "{at:?}");
     let failure = waiting(&run);

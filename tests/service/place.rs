@@ -160,10 +160,15 @@ impl Place {
 
     /// `run`, until it is stopped.
     pub fn start(&self, name: &str) -> Running {
+        self.start_with(name, &[])
+    }
+
+    /// The same with more arguments.
+    pub fn start_with(&self, name: &str, more: &[&str]) -> Running {
         let errors =
             tempfile::NamedTempFile::new_in(self.folder.path()).expect("a file for errors");
         let stderr = errors.reopen().expect("the file opens twice");
-        let mut command = self.command(name, &["run"]);
+        let mut command = self.command(name, &[&["run"], more].concat());
         let child = command.stdout(Stdio::null()).stderr(stderr).spawn();
         Running { child: child.expect("the program starts"), errors: errors.into_temp_path() }
     }

@@ -238,6 +238,9 @@ fn tell_again(again: &Again, of: Of) {
     };
     if none {
         outln!("no {one} that is mined now fits: nothing is to be done");
+        if of != Of::Images {
+            outln!("(captions that a model wrote are selected with --caption)");
+        }
         return;
     }
     outln!("they have cost {:.4} USD, and will cost about that again", again.cost_usd);
@@ -252,9 +255,8 @@ fn tell_again(again: &Again, of: Of) {
     match again.applied {
         true if of == Of::Images => {
             outln!(
-                "the next run asks: until it has answers, these images have no caption. Start it \
-                 before the next `gc`, which would take triplets by the old ones for left-overs; until \
-                 it has begun `verify` finds them"
+                "the next run asks: until it has answers, these images have no caption. Until it has \
+                 begun, `gc` refuses triplets by the old ones, and `verify` finds them"
             )
         }
         true => outln!("the next run asks: until it has answers, their triplets are gone"),

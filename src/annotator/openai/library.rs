@@ -5,7 +5,7 @@ use std::{
     sync::Arc,
 };
 
-use anyhow::{Context, anyhow};
+use anyhow::{Context, anyhow, bail};
 use arrow_array::{Array, RecordBatch, cast::AsArray, types::Float64Type};
 use kernels::{
     decode, resize,
@@ -40,10 +40,10 @@ pub enum Known {
 
 /// Where images and descriptions come from.
 pub trait Library: Send {
-    /// The canonical JPEG of a content; none if it is not stored (any more).
+    /// The canonical JPEG of a content; none if it is not stored though an image has it, or is none.
     ///
     /// # Errors
-    /// It cannot be read now.
+    /// It cannot be read now, or no image has it any more: what is asked about it will be withdrawn.
     fn picture(&mut self, content: &ContentId) -> anyhow::Result<Option<Arc<[u8]>>>;
 
     /// Descriptions that are in the table, by request id.
@@ -122,7 +122,18 @@ impl Tables {
         if batch.column(0).as_string::<i32>().value(0) != content.hex() {
             return Err(anyhow!("contents: row {row} is not that of {content:?}"));
         }
-        stored(&batch).map(canonical).transpose()
+        let jpeg = stored(&batch).map(canonical).transpose();
+        // It will not become one.
+        Ok(jpeg.unwrap_or_else(|why| {
+            tracing::error!("contents: {} cannot be shown to a model: {why}", content.hex());
+            None
+        }))
+    }
+
+    /// Whether an image of the newest epoch has it.
+    fn is_live(&self, content: &ContentId) -> anyhow::Result<bool> {
+        let dataset = Dataset::open(&self.store, &At::Latest)?;
+        Ok(!images_of(&dataset, &HashSet::from([*content]))?.is_empty())
     }
 }
 
@@ -135,9 +146,8 @@ fn stored(batch: &RecordBatch) -> Option<Vec<u8>> {
 
 /// A JPEG with long side at most that of stored copies and nothing else in it: an original may say
 /// where it was taken. A stored copy is one already.
-fn canonical(bytes: Vec<u8>) -> anyhow::Result<Arc<[u8]>> {
-    let decoded = decode::decode(&bytes, &decode::Limits::default())
-        .map_err(|error| anyhow!("a stored image: {error}"))?;
+fn canonical(bytes: Vec<u8>) -> Result<Arc<[u8]>, decode::DecodeError> {
+    let decoded = decode::decode(&bytes, &decode::Limits::default())?;
     let side = limits::STORED_SIDE_MAX;
     let fits = decoded.width.max(decoded.height) <= side;
     let marked = bytes.windows(4).any(|four| four == b"Exif");
@@ -159,8 +169,10 @@ impl Library for Tables {
         // Compaction moves rows: the file may have gone since it was looked at.
         let read = self.read(content).or_else(|_| self.refresh().and_then(|()| self.read(content)));
         let found = read?;
-        if let Some(jpeg) = &found {
-            self.held.put(*content, jpeg.clone());
+        match &found {
+            Some(jpeg) => self.held.put(*content, jpeg.clone()),
+            None if self.is_live(content)? => {}
+            None => bail!("no image has it any more"),
         }
         Ok(found)
     }

@@ -256,15 +256,19 @@ impl Pace {
             // Once for each round: those that were sent before the last change know nothing of it.
             Some(ceiling) if sent <= ceiling.at => ceiling.turned_away += 1.0,
             _ => {
+                let before = self.latency.since.is_some_and(|since| sent <= since);
+                let limit = match std::mem::replace(&mut self.trial, Trial::None) {
+                    // It was sent at the whole limit: half of it is not known to be too much.
+                    Trial::Half { limit, .. } if before => limit,
+                    _ => self.limit,
+                };
                 let took = self.latency.short.max(self.latency.long);
                 let took = if self.least.is_finite() { took.max(self.least) } else { took };
-                let holds = (HOLD * self.limit.sqrt() * took)
-                    .max(HOLD_AFTER * after.as_secs_f64())
-                    .max(1.0);
-                let (limit, turned_away) = (self.limit.floor(), 1.0);
-                self.ceiling = Some(Ceiling { at: now, limit, turned_away, holds });
-                self.limit = (self.limit * DECREASE).max(1.0);
-                self.trial = Trial::None;
+                let holds =
+                    (HOLD * limit.sqrt() * took).max(HOLD_AFTER * after.as_secs_f64()).max(1.0);
+                let (at, turned_away) = (now, 1.0);
+                self.ceiling = Some(Ceiling { at, limit: limit.floor(), turned_away, holds });
+                self.limit = (limit * DECREASE).max(1.0);
             }
         }
         if let Some(ceiling) = &self.ceiling {
@@ -387,6 +391,33 @@ mod tests {
         // Four times as long as they ever took, and turned away no more.
         answers(&mut pace, 2_000, 400);
         assert!(pace.limit() > 3, "{pace:?}");
+    }
+
+    #[test]
+    fn what_was_sent_before_a_trial_halved_the_limit_is_turned_away_at_the_whole_one() {
+        let begin = Instant::now();
+        let at = |seconds: u64| begin + Duration::from_secs(seconds);
+        let mut pace = Pace::new(64);
+        let mut now = 0;
+        let mut answers = |pace: &mut Pace, took: u64, until: fn(&Pace) -> bool| {
+            while !until(pace) {
+                now += took;
+                pace.answered(at(now - took), at(now), 1_000);
+                assert!(now < 100_000, "{pace:?}");
+            }
+            now
+        };
+        answers(&mut pace, 1, |pace| pace.limit() >= 40);
+        let sent = answers(&mut pace, 4, |pace| matches!(pace.trial, Trial::Half { .. }));
+        let Trial::Half { limit, .. } = pace.trial else { panic!("{pace:?}") };
+        assert_eq!(pace.limit(), (limit / 2.0) as usize);
+        pace.pushed_back(at(sent - 1), at(sent + 1), None);
+        assert_eq!(pace.limit(), (limit * DECREASE) as usize);
+        // And one of those that came behind it says that half is too much.
+        answers(&mut pace, 4, |pace| matches!(pace.trial, Trial::Half { .. }));
+        let half = pace.limit();
+        pace.pushed_back(at(now + 1), at(now + 2), None);
+        assert_eq!(pace.limit(), ((half as f64 * DECREASE) as usize).max(1));
     }
 
     /// An endpoint in a time of its own.

@@ -436,6 +436,7 @@ impl Work {
             now_us() + i64::try_from(wait).unwrap_or(0) * MICROS
         });
         self.at.captions_spent = usd(self.paid.captions.sum);
+        self.at.pairs_spent = usd(self.paid.pairs.sum);
         self.at.spent = usd(spent);
         self.at.spent_now = usd(spent.saturating_sub(self.spent_before));
         // Not before each endpoint has refused.

@@ -192,10 +192,32 @@ fn captions_are_asked_for_again_where_somebody_wants_that() {
     assert_eq!((&all["instruct"], &all["describe"]), (&json!({}), &json!({})));
     assert_eq!(again(&["--source", "nowhere", "--caption"])["caption"], json!({}));
 
-    let row = answers(&place).into_iter().find(|row| row.task == "caption").expect("a caption");
+    // An answer that was asked with it is there.
+    for name in ["descriptions", "instructions"] {
+        let (asked, out) = (format!("{name}.jsonl"), format!("{name}.out"));
+        export(&place, &asked, &[]);
+        answer(&place, &requests(&place, &asked), &out, Line::good);
+        import(&place, &[&out]);
+        place.catch_up("tables");
+    }
+    let triplets = place.rows::<TripletRow>("tables");
+    // And its pair is mined without it.
+    let of = |content: &String| {
+        triplets.iter().find(|row| {
+            [&row.query_content_id, &row.target_content_id].contains(&content)
+                && row.channels.iter().any(|channel| channel != "caption")
+        })
+    };
+    let rows = answers(&place).into_iter().filter(|row| row.task == "caption");
+    let mut with = rows.filter_map(|row| Some((of(&row.query_content_id)?, row)));
+    let (triplet, row) = with.next().expect("a triplet of an image with a written caption");
     let one = again(&["--id", &row.request_id, "--caption", "--apply"]);
     assert_eq!((&one["caption"]["ok"], &one["applied"]), (&1.into(), &true.into()));
     place.catch_up("tables");
+    let ids = ["--query", &triplet.query_id, "--target", &triplet.target_id];
+    let why = &said(&place, &[&["explain", "--json"], &ids[..]].concat())["why"];
+    let why = why.as_str().expect("it is no triplet any more");
+    assert!(why.contains("it is asked about once there is a caption for"), "{why}");
     let second = export(&place, "two.jsonl", &[]);
     assert_eq!(second.caption, 1);
     assert!(requests(&place, "two.jsonl").iter().any(|line| line.asked.id == row.request_id));
