@@ -201,6 +201,7 @@ fn explain_triplet(
             "rank_text": audit.rank_text,
             "rank_image": audit.rank_image,
             "rank_both": audit.rank_both,
+            "verdict": audit.verdict,
         })
     });
     let (query, target) = (image(&triplet.query_id), image(&triplet.target_id));

@@ -30,6 +30,8 @@ pub struct Instruction {
     pub label: String,
     /// The target's rank by the text alone, the query image alone, and both.
     pub ranks: [Option<i32>; 3],
+    /// What a judge has said of it; none where there was none.
+    pub verdict: Option<String>,
 }
 
 /// An instruction of the same answer that was not fit to train on.
@@ -208,7 +210,7 @@ fn write_turned_away(out: &mut String, answers: &[GalleryRow]) -> Written {
 }
 
 fn write_instructions(out: &mut String, row: &GalleryRow) -> Written {
-    for Instruction { text, label, ranks } in &row.instructions {
+    for Instruction { text, label, ranks, verdict } in &row.instructions {
         write!(out, "<p class=\"bubble\" dir=\"auto\">{}", escape(text))?;
         let rank = |name: &str, rank: Option<i32>| rank.map(|rank| format!("{name} {rank}"));
         let [by_text, by_image, by_both] = *ranks;
@@ -221,6 +223,14 @@ fn write_instructions(out: &mut String, row: &GalleryRow) -> Written {
                 "<small class=\"audit\" title=\"the target's rank by each\"><b>{}</b> {}</small>",
                 escape(label),
                 escape(&ranks.join(", "))
+            )?;
+        }
+        if let Some(verdict) = verdict {
+            write!(
+                out,
+                "<small class=\"audit\" title=\"what a judge chose of two looks\">judge: <b>{}</b>\
+                 </small>",
+                escape(verdict)
             )?;
         }
         out.push_str("</p>\n");

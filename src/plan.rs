@@ -20,7 +20,9 @@ use serde::Serialize;
 
 use crate::{
     annotator::openai::{
-        batch, captioner_id, model_id,
+        batch, captioner_id, journal,
+        judge::LOOKS,
+        model_id,
         money::{Prices, Spent, usd},
         prompts::{Chat, Description, Prompts, Variation},
         wanted::{Wanted, wanted},
@@ -88,6 +90,9 @@ pub struct Plan {
     pub describe: Calls,
     /// Calls for instructions.
     pub instruct: Calls,
+    /// Looks of the judge, where there is one. What those cost that were taken stands in rows of answers:
+    /// where calls for instructions are measured, theirs are in them.
+    pub judge: Option<Calls>,
     /// All of them, about.
     pub cost_usd: f64,
     /// What counts as spent.
@@ -117,11 +122,13 @@ pub fn run(args: &PlanArgs) -> anyhow::Result<()> {
     }
     let caption = plan.caption.as_ref().map(|calls| ("caption", calls));
     let of_pairs = [("describe", &plan.describe), ("instruct", &plan.instruct)];
+    let judge = plan.judge.as_ref().map(|calls| ("judge", calls));
     let mut most = 0.0;
-    for (name, calls) in caption.into_iter().chain(of_pairs) {
+    for (name, calls) in caption.into_iter().chain(of_pairs).chain(judge) {
         most += calls.most_usd;
         let Calls { calls, tokens_read: read, tokens_written: written, measured, .. } = calls;
         let by = match measured {
+            n if *n > 0 && name == "judge" => "in the mean of what instructions took".to_owned(),
             0 => "estimated from the prompt".to_owned(),
             n => format!("the mean of {n} calls"),
         };
@@ -188,6 +195,9 @@ pub fn plan(config: &Config, images: Option<u64>) -> anyhow::Result<Plan> {
         }
         (plan.images, plan.out) = (images, 0);
     }
+    let looks = plan.instruct.calls * LOOKS;
+    plan.judge =
+        config.annotator.judge.as_ref().map(|_| Calls { calls: looks, ..Calls::default() });
     price(&mut plan, &config.annotator, &prompts, &rows);
     if let Some(store) = &held {
         let spent = Spent::read(store, 0)?;
@@ -212,8 +222,9 @@ fn count(
     (prompts, model, captioner): (&Prompts, &ModelId, Option<&CaptionerId>),
     rows: &[AnnotationRow],
 ) -> anyhow::Result<All> {
-    let answered: HashSet<&str> =
-        rows.iter().filter(|row| row.outcome != WITHDRAWN).map(|row| &*row.request_id).collect();
+    let written = journal::ids(dataset.store())?;
+    let answered = rows.iter().filter(|row| row.outcome != WITHDRAWN).map(|row| &*row.request_id);
+    let answered: HashSet<&str> = answered.chain(written.iter().map(|id| &**id)).collect();
     let batches = batch::read(dataset.store())?;
     let out: HashSet<&str> =
         batches.iter().flat_map(|batch| &batch.out).map(|out| &*out.row.request_id).collect();
@@ -257,8 +268,24 @@ fn price(plan: &mut Plan, config: &Annotator, prompts: &Prompts, rows: &[Annotat
     let describe = prompts.describe(config, &any.hex(), &request, how);
     let instruct = prompts.instruct(config, &request, &description, how);
     take(&mut plan.describe, config, &describe, rows, (DESCRIBE, config.describer()));
-    take(&mut plan.instruct, config, &instruct, rows, (TASK, &of_instruct.model));
-    plan.cost_usd = plan.describe.cost_usd + plan.instruct.cost_usd;
+    let of_task = (TASK, &*of_instruct.model);
+    let judged = |row: &&AnnotationRow| row.audits.iter().any(|audit| audit.verdict.is_some());
+    match (&mut plan.judge, &config.judge) {
+        (Some(calls), Some(judge)) => {
+            // Of answers that were judged, for they have cost that too.
+            let rows: Vec<AnnotationRow> = rows.iter().filter(judged).cloned().collect();
+            take(&mut plan.instruct, config, &instruct, &rows, of_task);
+            let shown = vec![any; judge.negatives + 1];
+            let look = prompts.judge(config, &any.hex(), (any, &shown), &"word ".repeat(12), how);
+            take(calls, config, &look, &[], (TASK, &judge.model));
+            if plan.instruct.measured > 0 {
+                (calls.measured, calls.cost_usd) = (plan.instruct.measured, 0.0);
+            }
+            plan.cost_usd = calls.cost_usd;
+        }
+        _ => take(&mut plan.instruct, config, &instruct, rows, of_task),
+    }
+    plan.cost_usd += plan.describe.cost_usd + plan.instruct.cost_usd;
     if let (Some(calls), Some(captioner)) = (&mut plan.caption, captioner_id(config, prompts)) {
         let mined = Mined { image_id: name, content_id: any, caption: None };
         let request = captions::request(&captioner, &mined);

@@ -17,7 +17,7 @@ use operators::{
 };
 use schemas::{
     Channel,
-    config::{AnnotatorKind, Config, Filter},
+    config::{AnnotatorKind, Config, Filter, Judge, Verdict},
     limits,
 };
 use serde_json::{Map, Value, json};
@@ -275,6 +275,17 @@ pub fn in_force(config: &Config, settings: &Settings) -> Map<String, Value> {
     if config.filter.labels != Filter::default().labels {
         let labels = config.filter.labels.iter().map(|label| label.as_str());
         rules["filter"]["labels"] = labels.collect::<BTreeSet<_>>().into_iter().collect();
+    }
+    let verdicts: BTreeSet<Verdict> = config.filter.verdicts.iter().copied().collect();
+    if verdicts.len() < Verdict::ALL.len() {
+        rules["filter"]["verdicts"] = verdicts.into_iter().map(Verdict::as_str).collect();
+    }
+    if let Some(judge) = &config.annotator.judge {
+        // Prompts that cannot be read have been refused.
+        let version = Prompts::of(&config.annotator).ok().map(|prompts| prompts.judge_version());
+        let Judge { model, negatives } = judge;
+        rules["judge"] =
+            json!({ "model": model, "prompt_version": version, "negatives": negatives });
     }
     // One that cannot be used has been refused.
     if let Ok(Some(auditor)) = Auditor::of(config, &settings.encoders, &settings.book) {

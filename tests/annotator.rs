@@ -7,6 +7,7 @@ mod captioner;
 mod captions;
 mod client;
 mod faults;
+mod judge;
 mod left_out;
 mod pipeline;
 mod put_off;

@@ -4,7 +4,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use arrow_schema::{DataType, Field, Schema};
+use arrow_array::{
+    Array, ArrayRef, ListArray, RecordBatch, StringArray, StructArray, cast::AsArray,
+    types::Int64Type,
+};
+use arrow_buffer::OffsetBuffer;
+use arrow_schema::{DataType, Field, Fields, Schema};
 use everpair::delta::{
     Change, Commit, EpochCommit, Error, Key, Offsets, Publisher, Store, Table, read_latest, start,
 };
@@ -115,6 +120,63 @@ fn a_new_column_is_null_in_older_rows() {
     let batches: Vec<_> = table.scan(Some(&["licence", "value"])).unwrap().collect();
     let batch = batches[0].as_ref().unwrap();
     assert_eq!((batch.column(0).null_count(), batch.num_columns()), (2, 2));
+}
+
+#[test]
+fn a_new_field_of_structs_in_a_list_is_null_in_older_rows() {
+    let store = Store::new(Arc::new(InMemory::new()), Path::default()).unwrap();
+    let mut spec = spec("images", &["image_id"], false);
+    let fields = |more: Option<Field>| -> Fields {
+        [Field::new("label", DataType::Utf8, false)].into_iter().chain(more).collect()
+    };
+    let with = |of_items: &Fields| {
+        let item = Field::new("element", DataType::Struct(of_items.clone()), false);
+        let list = Field::new("audits", DataType::List(Arc::new(item)), false);
+        let columns = batch(&[]).schema().fields().iter().map(|f| f.as_ref().clone()).collect();
+        Arc::new(Schema::new([columns, vec![list]].concat()))
+    };
+    // Of row `n` there are `n` items.
+    let rows = |of_items: &Fields, range: &[Row]| {
+        let names: Vec<String> =
+            range.iter().flat_map(|row| (0..row.1).map(|n| format!("{} {n}", row.0))).collect();
+        let column: ArrayRef = Arc::new(StringArray::from(names));
+        let items = StructArray::new(of_items.clone(), vec![column; of_items.len()], None);
+        let item = Arc::new(Field::new("element", items.data_type().clone(), false));
+        let lengths = range.iter().map(|row| row.1 as usize);
+        let list = ListArray::new(item, OffsetBuffer::from_lengths(lengths), Arc::new(items), None);
+        let mut columns = batch(range).columns().to_vec();
+        columns.push(Arc::new(list));
+        RecordBatch::try_new(with(of_items), columns).unwrap()
+    };
+    let (old, new) = (fields(None), fields(Some(Field::new("verdict", DataType::Utf8, true))));
+    spec.schema = with(&old);
+    let mut table = Table::claim(&store, &spec, 1).unwrap();
+    let insert = vec![rows(&old, &range(0..4, 1))];
+    table.commit(Commit { epoch: 1, insert, ..Commit::default() }).unwrap();
+    spec.schema = with(&new);
+    let mut table = Table::claim(&store, &spec, 2).unwrap();
+    let insert = vec![rows(&new, &range(4..6, 2))];
+    table.commit(Commit { epoch: 2, insert, ..Commit::default() }).unwrap();
+    let mut seen = Vec::new();
+    for batch in table.scan(Some(&["value", "audits"])).unwrap() {
+        let batch = batch.unwrap();
+        let values = batch.column(0).as_primitive::<Int64Type>();
+        let lists = batch.column(1).as_list::<i32>();
+        for row in 0..batch.num_rows() {
+            let items = lists.value(row);
+            let items = items.as_struct();
+            let [labels, verdicts] =
+                ["label", "verdict"].map(|name| items.column_by_name(name).unwrap());
+            let labels = labels.as_string::<i32>().iter().flatten().count();
+            let verdicts = verdicts.as_string::<i32>().iter().flatten().count();
+            seen.push((values.value(row), labels, verdicts));
+        }
+    }
+    seen.sort_unstable();
+    assert_eq!(seen, [(0, 0, 0), (1, 1, 0), (2, 2, 0), (3, 3, 0), (4, 4, 4), (5, 5, 5)]);
+    // Whoever has the old program cannot go on with these tables.
+    spec.schema = with(&old);
+    assert!(matches!(Table::claim(&store, &spec, 3), Err(Error::Refused(_))));
 }
 
 /// A memo holds facts that were paid for; effects of an epoch that never became real go.

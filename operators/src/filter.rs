@@ -9,7 +9,7 @@ use std::sync::Arc;
 use differential_dataflow::{AsCollection, VecCollection};
 use schemas::{
     Epoch,
-    config::{Filter, Label},
+    config::{Filter, Label, Verdict},
     reject::Reason,
     tables::{Audit, RejectRow},
 };
@@ -124,7 +124,8 @@ pub fn judge(answer: &Answer, rules: &Filter) -> (Vec<usize>, Vec<Failure>) {
             .or_else(|| phrases::meta_phrase(text, words))
             .or_else(|| repeats_itself(text, &numbered))
             .or_else(|| repeats_another(&numbered, &set, &kept, rules))
-            .or_else(|| not_published(answer.audits.get(i), rules));
+            .or_else(|| not_published(answer.audits.get(i), rules))
+            .or_else(|| not_found(answer.audits.get(i), rules));
         match failure {
             Some((reason, detail)) => failures.push((i, reason, detail)),
             None => {
@@ -225,6 +226,14 @@ fn not_published(audit: Option<&Audit>, rules: &Filter) -> Option<(Reason, Strin
             format!("{label}: target's rank by text {text}, by image {image}, by both {both}");
         (Reason::Audit, detail)
     })
+}
+
+/// An instruction without an audit was not judged.
+fn not_found(audit: Option<&Audit>, rules: &Filter) -> Option<(Reason, String)> {
+    let verdict = audit.and_then(|audit| audit.verdict.as_deref());
+    let verdict = verdict.unwrap_or(Verdict::None.as_str());
+    let published = rules.verdicts.iter().any(|one| one.as_str() == verdict);
+    (!published).then(|| (Reason::Judge, format!("{verdict}: what the judge chose of two looks")))
 }
 
 #[cfg(test)]

@@ -124,6 +124,7 @@ impl Said {
             rank_text: Some(i as i32),
             rank_image: None,
             rank_both: None,
+            verdict: (i == 1).then(|| "split".into()),
         };
         Answer {
             request_id: request_id("instruct", model, version, (query, said_q), (target, said_t)),

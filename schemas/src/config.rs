@@ -18,7 +18,7 @@ pub use self::{
         Annotator, AnnotatorKind, AnnotatorStart, Captioner, Fallback, PromptFiles, ResponseFormat,
         Transport,
     },
-    audit::{Audit, Label},
+    audit::{Audit, Judge, Label, Verdict},
     channels::{ChannelConfig, Channels},
     fetch::{Fetch, Scheme},
     filter::{Filter, LANGUAGES},
@@ -51,6 +51,9 @@ pub struct Config {
     /// Whether instructions need their images.
     #[serde(default)]
     pub audit: Audit,
+    /// Whether instructions lead to their targets.
+    #[serde(default)]
+    pub judge: Option<Judge>,
     /// Which training rows stay.
     #[serde(default)]
     pub triplets: Triplets,
@@ -345,6 +348,7 @@ impl Config {
         config.annotator.captioner = config.captioner.as_ref().map(|captioner| {
             captioner.model.clone().unwrap_or_else(|| config.annotator.describer().to_owned())
         });
+        config.annotator.judge = config.judge.clone();
         let builtin = Channels::default();
         for (channel, default) in [
             (&mut config.channels.semantic, builtin.semantic),
@@ -459,7 +463,17 @@ impl Config {
                     .into(),
             ));
         }
-        let sends = !blind || self.captioner.is_some();
+        if let Some(judge) = &self.judge {
+            if !self.annotator.calls() {
+                return Err(Invalid(
+                    "[judge] looks at answers before they enter, by the client of [annotator]: it needs \
+                     kind = \"openai\" and transport = \"online\""
+                        .into(),
+                ));
+            }
+            judge.check([self.annotator.describer(), &self.annotator.model])?;
+        }
+        let sends = !blind || self.captioner.is_some() || self.judge.is_some();
         let asks = self.annotator.kind == AnnotatorKind::OpenAi && sends;
         match asks && self.contents.store == StoreKind::Reference {
             true => Err(Invalid(
@@ -497,8 +511,8 @@ impl Config {
             if path.is_absolute() { path } else { folder.join(path) }.to_string_lossy().into()
         };
         self.tables.root = absolute(&self.tables.root);
-        let PromptFiles { describe, instruct, caption } = &mut self.annotator.prompts;
-        let prompts = describe.iter_mut().chain(instruct).chain(caption);
+        let PromptFiles { describe, instruct, caption, judge } = &mut self.annotator.prompts;
+        let prompts = describe.iter_mut().chain(instruct).chain(caption).chain(judge);
         for path in self.source.files.iter_mut().chain(&mut self.fetch.folders).chain(prompts) {
             *path = absolute(path);
         }

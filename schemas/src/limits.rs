@@ -79,6 +79,10 @@ pub const AUDIT_GALLERY: usize = 1_000;
 pub const AUDIT_GALLERY_MAX: usize = 100_000;
 /// A target at this rank or before it is found, as in the audit of CIRCUS (arXiv 2605.14787).
 pub const AUDIT_FOUND_WITHIN: u32 = 10;
+/// Images that a judge sees beside the target, where the config does not say.
+pub const JUDGE_NEGATIVES: usize = 4;
+/// The most: with the target and the query no more than servers of open models take by default.
+pub const JUDGE_NEGATIVES_MAX: usize = 9;
 /// So many times as many images as ranks that count as found are the fewest that say anything: among
 /// fewer, chance finds more than one target in ten.
 pub const AUDIT_CHANCE: usize = 10;
@@ -134,6 +138,8 @@ pub const ANNOTATOR_USD_MAX: f64 = 1e9;
 pub const ANNOTATOR_SLICES: u64 = 100;
 /// Bytes of images that wait to be sent once more.
 pub const ANNOTATOR_IMAGE_BYTES: usize = 64 << 20;
+/// Answers that wait for a judge; while there are more, nothing new is asked for.
+pub const ANNOTATOR_JUDGED: usize = 1_000;
 /// How often pairs are ordered anew by what they are worth, where money is scarce, and the most of the
 /// time that it may take: one part in so many. It reads `images` and `pairs`.
 pub const ANNOTATOR_ORDER_INTERVAL: Duration = Duration::from_secs(60);

@@ -105,6 +105,8 @@ reasons! {
     MetaPhrase => (Filter, "meta_phrase"),
     /// An instruction's audit has a label that the config does not publish.
     Audit => (Filter, "audit"),
+    /// A blind judge has said of an instruction what the config does not publish.
+    Judge => (Filter, "judge"),
     /// An instruction is made of other characters than letters and digits.
     FewLetters => (Filter, "few_letters"),
     /// An instruction is in a language that the config does not list.

@@ -158,7 +158,9 @@ fn per_channel(name: &str, item: DataType) -> Field {
 }
 fn audits() -> Field {
     let rank = |name| Field::new(name, DataType::Int32, true);
-    let fields = vec![string("label"), rank("rank_text"), rank("rank_image"), rank("rank_both")];
+    let ranks = [rank("rank_text"), rank("rank_image"), rank("rank_both")];
+    let fields: Vec<Field> =
+        [string("label")].into_iter().chain(ranks).chain([text("verdict")]).collect();
     list("audits", DataType::Struct(Fields::from(fields)))
 }
 
@@ -401,6 +403,8 @@ pub struct Audit {
     pub rank_image: Option<i32>,
     /// Rank of the target under both.
     pub rank_both: Option<i32>,
+    /// `target`, `other` or `split`: what a blind judge chose; none where it was not judged.
+    pub verdict: Option<String>,
 }
 
 /// The outcome of an answer that came when one of its contents was no longer live: what it cost
@@ -699,6 +703,7 @@ mod tests {
             rank_text: Some(1),
             rank_image: None,
             rank_both: None,
+            verdict: Some("split".into()),
         };
         reads_back(vec![PairRow {
             query_id: "a".into(),

@@ -141,6 +141,7 @@ impl Auditor {
             rank_text: rank(text),
             rank_image: rank(image),
             rank_both: rank(both),
+            verdict: None,
         }
     }
 }
@@ -148,7 +149,7 @@ impl Auditor {
 /// The audit of an instruction of which nothing is known.
 pub fn unaudited() -> tables::Audit {
     let label = Label::Unresolved.as_str().to_owned();
-    tables::Audit { label, rank_text: None, rank_image: None, rank_both: None }
+    tables::Audit { label, rank_text: None, rank_image: None, rank_both: None, verdict: None }
 }
 
 /// Ranks of the target from 1, by text, by the query image and by the sum of both: one more than there
@@ -197,7 +198,10 @@ impl Auditing {
                         let epoch = question.epoch;
                         sample = (epoch, auditor.book.sample(epoch, auditor.gallery));
                     }
-                    question.row.audits = auditor.audit(&question, &sample.1);
+                    let audits = auditor.audit(&question, &sample.1);
+                    for (held, audit) in question.row.audits.iter_mut().zip(audits) {
+                        *held = tables::Audit { verdict: held.verdict.take(), ..audit };
+                    }
                 }
                 if told.send(question.row).is_err() {
                     return;

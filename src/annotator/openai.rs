@@ -19,6 +19,7 @@ pub mod command;
 pub mod failures;
 pub mod http;
 pub mod journal;
+pub mod judge;
 pub mod library;
 pub mod money;
 pub mod pace;
@@ -31,6 +32,7 @@ mod work;
 pub mod worth;
 
 use std::{
+    collections::HashSet,
     sync::{
         Arc, Mutex, PoisonError,
         mpsc::{self, Receiver, Sender},
@@ -42,12 +44,13 @@ use std::{
 use anyhow::{Context, bail};
 use chrono::{DateTime, SecondsFormat};
 use operators::flow::{CaptionerId, ModelId, Request};
-use schemas::{config::Annotator, tables::AnnotationRow};
+use schemas::{ContentId, config::Annotator, tables::AnnotationRow};
 use serde::Serialize;
 
 use self::{
     failures::Patience,
     http::Endpoint,
+    judge::Unjudged,
     library::{Library, Memo},
     money::Ledger,
     prompts::Prompts,
@@ -84,7 +87,8 @@ pub fn probe(config: &Annotator) -> anyhow::Result<String> {
         let url = endpoint.url().to_owned();
         let models = runtime.block_on(endpoint.models()).with_context(|| url.clone())?;
         let others = [&config.describe_model, &config.captioner];
-        for model in others.into_iter().flatten().chain([&config.model]) {
+        let judge = config.judge.as_ref().map(|judge| &judge.model);
+        for model in others.into_iter().flatten().chain(judge).chain([&config.model]) {
             if !models.is_empty() && !models.contains(model) {
                 bail!("{url} has no model {model:?}; it has {}", models.join(", "));
             }
@@ -238,6 +242,20 @@ impl Client {
     /// A request that need not be asked any more; one that has its answer need not either.
     pub fn drop_request(&mut self, request_id: String) {
         self.tell(Told::Drop(request_id));
+    }
+
+    /// Answers that are to be judged: each is handed out again, with what was said of it.
+    pub fn judge(&mut self, answers: Vec<Unjudged>) {
+        if !answers.is_empty() {
+            self.tell(Told::Judge(answers));
+        }
+    }
+
+    /// Contents that images have lost: they are not shown to a judge any more.
+    pub fn gone(&mut self, contents: HashSet<ContentId>) {
+        if !contents.is_empty() {
+            self.tell(Told::Gone(contents));
+        }
     }
 
     /// Outcomes that the tables have now.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use arrow_array::cast::AsArray;
 use arrow_array::types::Int64Type;
-use arrow_array::{Array, ArrayRef, RecordBatch, new_null_array};
+use arrow_array::{Array, ArrayRef, ListArray, RecordBatch, StructArray, new_null_array};
 use arrow_schema::{DataType, Field, Schema, SchemaRef};
 use parquet::arrow::arrow_reader::{
     ArrowReaderOptions, ParquetRecordBatchReaderBuilder, RowSelection,
@@ -232,13 +232,42 @@ fn read_some(
         let rows = batch.num_rows();
         let columns =
             schema.fields().iter().map(|field| match batch.column_by_name(field.name()) {
-                Some(column) => column.clone(),
+                Some(column) => completed(column, field.data_type()),
                 None => new_null_array(field.data_type(), rows),
             });
         let options = arrow_array::RecordBatchOptions::new().with_row_count(Some(rows));
         RecordBatch::try_new_with_options(schema.clone(), columns.collect(), &options)
             .map_err(|error| failed(&error))
     }))
+}
+
+/// A column with null for fields of structs that are newer than its file.
+fn completed(column: &ArrayRef, wanted: &DataType) -> ArrayRef {
+    match wanted {
+        _ if column.data_type() == wanted => column.clone(),
+        DataType::List(item) => match column.as_list_opt::<i32>() {
+            None => column.clone(),
+            Some(list) => {
+                let (_, offsets, values, nulls) = list.clone().into_parts();
+                let values = completed(&values, item.data_type());
+                let list = ListArray::try_new(item.clone(), offsets, values, nulls);
+                list.map_or_else(|_| column.clone(), |list| Arc::new(list))
+            }
+        },
+        DataType::Struct(fields) => match column.as_struct_opt() {
+            None => column.clone(),
+            Some(held) => {
+                let each = fields.iter().map(|field| match held.column_by_name(field.name()) {
+                    Some(column) => completed(column, field.data_type()),
+                    None => new_null_array(field.data_type(), held.len()),
+                });
+                let nulls = held.nulls().cloned();
+                let held = StructArray::try_new(fields.clone(), each.collect(), nulls);
+                held.map_or_else(|_| column.clone(), |held| Arc::new(held))
+            }
+        },
+        _ => column.clone(),
+    }
 }
 
 /// All rows of a Parquet object, dead ones included, with the columns that it has but those of

@@ -59,14 +59,69 @@ fn data_type(kind: &DataType) -> Result<Value> {
 }
 
 /// Whether a table written with `held` may go on with `wanted`: the same columns, perhaps more of
-/// them at the end, which are null in older rows.
+/// them at the end, which are null in older rows; so in structs.
 pub(super) fn extends(wanted: &str, held: &str) -> Result<bool> {
-    let fields = |text: &str| -> Result<Vec<Value>> {
-        let schema: Value = serde_json::from_str(text)
-            .map_err(|error| Error::Unreadable(format!("schema: {error}")))?;
-        Ok(schema["fields"].as_array().cloned().unwrap_or_default())
+    let parsed = |text: &str| -> Result<Value> {
+        serde_json::from_str(text).map_err(|error| Error::Unreadable(format!("schema: {error}")))
     };
-    let (wanted, held) = (fields(wanted)?, fields(held)?);
-    let added = wanted.get(held.len()..).unwrap_or_default();
-    Ok(wanted.starts_with(&held) && added.iter().all(|field| field["nullable"] == json!(true)))
+    Ok(goes_on(&parsed(wanted)?, &parsed(held)?))
+}
+
+fn goes_on(wanted: &Value, held: &Value) -> bool {
+    match (wanted["type"].as_str(), held["type"].as_str()) {
+        (Some("struct"), Some("struct")) => {
+            let none = Vec::new();
+            let [wanted, held] = [wanted, held].map(|of| of["fields"].as_array().unwrap_or(&none));
+            let added = wanted.get(held.len()..).unwrap_or_default();
+            let same = |(wanted, held): (&Value, &Value)| {
+                let but_type = |of: &Value| [of["name"].clone(), of["nullable"].clone()];
+                but_type(wanted) == but_type(held) && goes_on(&wanted["type"], &held["type"])
+            };
+            wanted.len() >= held.len()
+                && wanted.iter().zip(held).all(same)
+                && added.iter().all(|field| field["nullable"] == json!(true))
+        }
+        (Some("array"), Some("array")) => {
+            wanted["containsNull"] == held["containsNull"]
+                && goes_on(&wanted["elementType"], &held["elementType"])
+        }
+        _ => wanted == held,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use arrow_schema::Fields;
+
+    use super::*;
+
+    fn table(of_items: &[(&str, bool)], more: &[(&str, bool)]) -> String {
+        let fields = |all: &[(&str, bool)]| -> Vec<Field> {
+            all.iter().map(|(name, null)| Field::new(*name, DataType::Utf8, *null)).collect()
+        };
+        let item = DataType::Struct(Fields::from(fields(of_items)));
+        let list = DataType::List(Arc::new(Field::new("element", item, false)));
+        let columns = [vec![Field::new("all", list, false)], fields(more)].concat();
+        schema_string(&Schema::new(columns)).expect("a schema")
+    }
+
+    #[test]
+    fn columns_may_be_added_at_the_end_of_a_table_and_of_a_struct() {
+        let held = table(&[("a", false)], &[("x", true)]);
+        for (goes, wanted) in [
+            (true, table(&[("a", false)], &[("x", true)])),
+            (true, table(&[("a", false), ("b", true)], &[("x", true)])),
+            (true, table(&[("a", false), ("b", true)], &[("x", true), ("y", true)])),
+            (false, table(&[("a", false), ("b", false)], &[("x", true)])),
+            (false, table(&[("b", true), ("a", false)], &[("x", true)])),
+            (false, table(&[], &[("x", true)])),
+            (false, table(&[("a", true)], &[("x", true)])),
+            (false, table(&[("a", false)], &[])),
+            (false, table(&[("a", false)], &[("x", true), ("y", false)])),
+        ] {
+            assert_eq!(extends(&wanted, &held).expect("schemas"), goes, "{wanted}");
+        }
+    }
 }

@@ -57,7 +57,7 @@ SELECT t.triplet_id, t.epoch, q.image AS query, g.image AS target, n.images AS h
     list_transform(range(1, len(t.instructions) + 1), lambda i: {
         'instruction': t.instructions[i], 'label': t.audits[i].label,
         'rank_text': t.audits[i].rank_text, 'rank_image': t.audits[i].rank_image,
-        'rank_both': t.audits[i].rank_both}) AS instructions,
+        'rank_both': t.audits[i].rank_both, 'verdict': to_json(t.audits[i])->>'verdict'}) AS instructions,
     list_filter(a.instructions, lambda i: NOT list_contains(t.instructions, i)) AS left_out,
     coalesce(r.rejects, []) AS rejects, h.changes
 FROM triplets t

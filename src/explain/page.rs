@@ -144,6 +144,9 @@ fn instructions(explained: &Value) {
         let label = text(&one["label"]);
         outln!("  {}", text(&one["instruction"]));
         outln!("    {label}; target's rank by text, image, both: {}", ranks.join(", "));
+        if let Some(verdict) = one["verdict"].as_str() {
+            outln!("    the judge chose: {verdict}");
+        }
     }
     left_out(explained);
 }

@@ -29,7 +29,7 @@ pub fn waiting(store: &Store, query: &str, target: &str) -> anyhow::Result<Optio
     };
     if let Some(row) = journal::read(store)?.iter().find(|row| about(row)) {
         return Ok(Some(format!(
-            "{} has ended ({}), and waits for the service to commit it",
+            "{} has ended ({}), and waits for the service to commit it, or for its judge",
             what(row),
             row.outcome
         )));

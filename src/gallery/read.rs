@@ -187,6 +187,7 @@ impl Album<'_> {
             text: text.clone(),
             label: audit.label.clone(),
             ranks: [audit.rank_text, audit.rank_image, audit.rank_both],
+            verdict: audit.verdict.clone(),
         });
         let answer = self.answers.of_request(&row.request_id);
         let left_out = answer.map(|answer| {

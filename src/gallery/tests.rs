@@ -14,6 +14,7 @@ fn row(query: Picture) -> GalleryRow {
                 text: "make it <red>".into(),
                 label: "shortcut_text".into(),
                 ranks: [Some(3), None, Some(1)],
+                verdict: Some("split".into()),
             },
             Instruction { text: "with \"stars\"".into(), ..Instruction::default() },
         ],
@@ -51,6 +52,7 @@ fn page(hostile: &str) -> GalleryPage {
         text: hostile.into(),
         label: hostile.into(),
         ranks: [Some(1); 3],
+        verdict: Some(hostile.into()),
     });
     triplet.left_out.push(LeftOut {
         text: hostile.into(),
@@ -117,7 +119,8 @@ fn what_a_triplet_shows() {
     assert!(html.contains("make it &lt;red&gt;"));
     assert!(html.contains("with &quot;stars&quot;"));
     assert!(html.contains("<b>shortcut_text</b> text 3, both 1</small>"));
-    assert_eq!(html.matches("class=\"audit\"").count(), 1, "nothing was audited of the other");
+    assert!(html.contains("judge: <b>split</b></small>"));
+    assert_eq!(html.matches("class=\"audit\"").count(), 2, "nothing was audited of the other");
     assert!(html.contains("<s dir=\"auto\">the first image, in &lt;b&gt;</s>"));
     assert!(html.contains("meta_phrase</span> says &quot;first image&quot;</small>"));
     assert!(html.contains("template:v1, prompt 1001, $0.00125</span>"));

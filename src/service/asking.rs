@@ -4,13 +4,13 @@
 mod mined;
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
-    sync::mpsc::Sender,
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    sync::{Arc, mpsc::Sender},
     time::{Duration, Instant},
 };
 
 use anyhow::Context;
-use operators::flow::{Pair, Request, Task};
+use operators::flow::{Pair, Request, TASK, Task};
 use schemas::{
     ContentId, Epoch,
     config::{AnnotatorKind, Config},
@@ -29,6 +29,7 @@ use crate::{
             batch::{self, arrivals::Arrivals},
             failures::{self, Patience},
             journal,
+            judge::Unjudged,
             library::{Memo, Tables, memo},
             prompts::Prompts,
         },
@@ -72,8 +73,13 @@ pub struct Asking {
     /// Requests whose answers are on their way to a commit. One that is no longer wanted stays until
     /// then: wanted again meanwhile, it must not be asked again (I8).
     answered: BTreeSet<String>,
-    /// With what it looks at; where answers are audited before they go on their way.
-    auditing: Option<(Auditing, MinedPairs)>,
+    /// Where answers are audited before they go on their way.
+    auditing: Option<Auditing>,
+    /// What was retrieved for each query; where answers are audited or judged.
+    mined: Option<MinedPairs>,
+    /// Whether a model judges answers before that; and those that are with it, of those on their way.
+    judges: bool,
+    judged: BTreeSet<String>,
     /// Outcomes of an earlier run, until it is known what is asked.
     early: Vec<AnnotationRow>,
     /// The newest that is committed.
@@ -119,6 +125,9 @@ impl Asking {
             answered.insert(row.request_id.clone());
             early.push(row);
         }
+        if config.annotator.judge.is_some() {
+            known.sittings = journal::sittings(store)?;
+        }
         let failed = if asks { failures::read(store)? } else { Vec::new() };
         for failure in failed {
             let id = failure.row.request_id.clone();
@@ -152,8 +161,9 @@ impl Asking {
         };
         let (wanted, fresh, unasked, captions) = Default::default();
         let settle = config.annotator.settles();
-        let auditing = auditing.map(|auditing| (auditing, MinedPairs::default()));
-        let (epoch, out_of) = (0, None);
+        let judges = config.annotator.judge.is_some();
+        let mined = (judges || auditing.is_some()).then(MinedPairs::default);
+        let (epoch, out_of, judged) = (0, None, BTreeSet::new());
         Ok(Asking {
             asked,
             settle,
@@ -165,6 +175,9 @@ impl Asking {
             waited,
             answered,
             auditing,
+            mined,
+            judges,
+            judged,
             early,
             epoch,
             out_of,
@@ -175,8 +188,17 @@ impl Asking {
     /// Pairs that an epoch changes.
     pub fn mined(&mut self, epoch: Epoch, pairs: &mut Vec<(Pair, isize)>) {
         self.epoch = epoch;
-        if let Some((_, mined)) = &mut self.auditing {
+        if let Some(mined) = &mut self.mined {
             mined.apply(pairs);
+        }
+    }
+
+    /// Contents that images have lost in an epoch: a judge is not shown them any more.
+    pub fn gone(&mut self, contents: HashSet<ContentId>) {
+        if let Asked::Model(client) = &mut self.asked
+            && !self.judged.is_empty()
+        {
+            client.gone(contents);
         }
     }
 
@@ -214,9 +236,10 @@ impl Asking {
         };
     }
 
-    /// Sends outcomes to their commit, by way of the audit.
-    fn pass_on(&self, rows: Vec<AnnotationRow>) {
-        let Some((auditing, mined)) = &self.auditing else {
+    /// Sends outcomes to their commit, by way of the judge and the audit.
+    fn pass_on(&mut self, rows: Vec<AnnotationRow>) {
+        let rows = self.judge(rows);
+        let Some(auditing) = &self.auditing else {
             // Ingest that is gone has said why, and the run is about to end.
             let _ = self.answers.send(rows);
             return;
@@ -224,15 +247,47 @@ impl Asking {
         for row in rows {
             let wanted = self.wanted.get(&row.request_id);
             let images = wanted.map(|(request, _)| request.images.clone());
-            let retrieved = images.as_ref().map(|[query_id, _]| mined.retrieved(query_id));
+            let retrieved = images.as_ref().map(|[query_id, _]| self.retrieved(query_id));
             let retrieved = retrieved.unwrap_or_default();
             auditing.give(Question { row, images, retrieved, epoch: self.epoch });
         }
     }
 
+    fn retrieved(&self, query_id: &str) -> Vec<Arc<str>> {
+        self.mined.as_ref().map_or_else(Vec::new, |mined| mined.retrieved(query_id))
+    }
+
+    /// Hands answers to the judge that it has not seen. Gives those that go on: what it has seen, and
+    /// what is none or of a pair that nobody wants any more.
+    fn judge(&mut self, rows: Vec<AnnotationRow>) -> Vec<AnnotationRow> {
+        if !self.judges {
+            return rows;
+        }
+        let (mut go_on, mut unjudged) = (Vec::new(), Vec::new());
+        for row in rows {
+            let is_answer = row.task == TASK && row.outcome == "ok";
+            let seen = self.judged.remove(&row.request_id)
+                || row.audits.iter().any(|audit| audit.verdict.is_some());
+            match self.wanted.get(&row.request_id).filter(|_| is_answer && !seen) {
+                Some((request, _)) => {
+                    let [query_id, target_id] = &request.images;
+                    let of = |mined: &MinedPairs| mined.negatives(query_id, target_id);
+                    let negatives = self.mined.as_ref().map_or_else(Vec::new, of);
+                    unjudged.push(Unjudged { request: request.clone(), row, negatives });
+                }
+                None => go_on.push(row),
+            }
+        }
+        if let Asked::Model(client) = &mut self.asked {
+            self.judged.extend(unjudged.iter().map(|answer| answer.row.request_id.clone()));
+            client.judge(unjudged);
+        }
+        go_on
+    }
+
     /// Sends on what has been audited.
     pub fn send_audited(&self) {
-        let rows = self.auditing.as_ref().map(|(auditing, _)| auditing.take());
+        let rows = self.auditing.as_ref().map(Auditing::take);
         if let Some(rows) = rows.filter(|rows| !rows.is_empty()) {
             let _ = self.answers.send(rows);
         }
@@ -366,14 +421,19 @@ impl Asking {
     /// No caption is wanted, or none comes of what is: it is handed over, and neither under way nor
     /// on its way to a commit.
     fn no_caption_comes(&self) -> bool {
-        let handed_over = self.unasked.is_empty() && self.answered.is_empty();
+        let handed_over = self.unasked.is_empty() && self.all_with_judge();
         self.captions == 0 || (handed_over && self.rests().is_some())
+    }
+
+    /// No answer is on its way, but for those that are with a judge.
+    fn all_with_judge(&self) -> bool {
+        self.answered.len() == self.judged.len()
     }
 
     /// No pair waits for an answer that money and time still allow, and no answer for its commit.
     pub fn is_done(&self) -> bool {
         let asked = self.fresh.is_empty() && self.unasked.is_empty();
-        let handed_over = asked && self.answered.is_empty();
+        let handed_over = asked && self.all_with_judge();
         match self.rests() {
             Some(why) if handed_over && !self.wanted.is_empty() => {
                 tracing::warn!("{why}");

@@ -29,8 +29,8 @@ use super::{
     ingest::Exchange,
     restore::{self, Shown},
     rows::{
-        captioned, consolidate, inserts, moved_keys, pair_of, pair_row, touched, triplet_changes,
-        triplet_of,
+        captioned, consolidate, inserts, lost, moved_keys, pair_of, pair_row, touched,
+        triplet_changes, triplet_of,
     },
     upkeep::Upkeep,
     worker::Progress,
@@ -266,6 +266,7 @@ impl Run {
         let outcomes: Vec<(String, String)> = changes.annotations.iter().map(outcome).collect();
         let requests = std::mem::take(&mut changes.requests);
         let counts = Counts::of(&changes);
+        let gone = lost(&changes.images);
         let mut tally = Tally::of(&changes);
         let (_, reasons) = tally.turned_away();
         self.at.asking.mined(epoch, &mut changes.pairs);
@@ -277,6 +278,7 @@ impl Run {
             self.keep_pages(latest.epoch)?;
         }
         let asked = self.at.requests.committed(epoch);
+        self.at.asking.gone(gone);
         self.at.asking.want(requests);
         self.at.asking.committed(outcomes);
         if latest.is_none() && asked > 0 {

@@ -133,12 +133,13 @@ impl Writer {
 
     fn audits(&mut self, audits: &[Audit]) {
         self.length(audits.len());
-        for Audit { label, rank_text, rank_image, rank_both } in audits {
+        for Audit { label, rank_text, rank_image, rank_both, verdict } in audits {
             self.some();
             self.value(Some(&**label), Writer::text);
             [rank_text, rank_image, rank_both]
                 .into_iter()
                 .for_each(|rank| self.value(*rank, Writer::int));
+            self.value(verdict.as_deref(), Writer::text);
         }
     }
 }
@@ -269,6 +270,7 @@ mod tests {
                 rank_text: n.is_multiple_of(3).then_some(n as i32),
                 rank_image: (n % 3 == 1).then_some(1),
                 rank_both: None,
+                verdict: (n % 3 == 1).then(|| "other".into()),
             };
             let answer = Answer {
                 request_id: format!("r{i}"),

@@ -1,7 +1,7 @@
 //! Between what flows and what the tables hold: rows out of steps, and steps back out of rows.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     sync::Arc,
 };
 
@@ -24,6 +24,16 @@ pub fn moved_keys(images: &[(ImageRow, isize)]) -> usize {
         places.entry(&row.image_id).or_default().insert((&row.topic, row.partition));
     }
     places.values().filter(|places| places.len() > 1).count()
+}
+
+/// Contents that images have lost.
+pub fn lost(images: &[(ImageRow, isize)]) -> HashSet<ContentId> {
+    let mut sums: HashMap<&str, isize> = HashMap::new();
+    for (row, diff) in images {
+        *sums.entry(&row.content_id).or_default() += diff;
+    }
+    let lost = sums.into_iter().filter(|(_, sum)| *sum < 0);
+    lost.filter_map(|(content, _)| ContentId::parse(content)).collect()
 }
 
 /// Rows that come, as a change of their table.

@@ -123,6 +123,7 @@ impl Oracle {
             rank_text: None,
             rank_image: None,
             rank_both: None,
+            verdict: None,
         };
         let of_text = |text: Option<Box<[i16]>>| {
             let both_there = self.vectors.get(query).zip(self.vectors.get(target));
@@ -148,7 +149,7 @@ impl Oracle {
             };
             let [rank_text, rank_image, rank_both] =
                 [text, image, both].map(|rank| Some(i32::try_from(rank).expect("few images")));
-            Audit { label: label.into(), rank_text, rank_image, rank_both }
+            Audit { label: label.into(), rank_text, rank_image, rank_both, verdict: None }
         };
         texts.into_iter().map(of_text).collect()
     }

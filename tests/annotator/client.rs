@@ -14,6 +14,7 @@ use everpair::{
     annotator::openai::{
         self, Client, Parts,
         failures::{self, Patience},
+        journal,
         library::{Known, Library, Memo},
         money::Spent,
         prompts::{Description, Prompts},
@@ -86,6 +87,14 @@ impl Library for Images {
         self.look_ups.fetch_add(1, Ordering::AcqRel);
         let found = ids.iter().filter_map(|id| Some((id.clone(), self.described.get(id)?.clone())));
         Ok(found.collect())
+    }
+
+    fn contents(
+        &mut self,
+        ids: &HashSet<Arc<str>>,
+    ) -> anyhow::Result<HashMap<Arc<str>, ContentId>> {
+        let stored = ids.iter().filter(|id| !id.starts_with("gone"));
+        Ok(stored.map(|id| (id.clone(), ContentId::of(id.as_bytes()))).collect())
     }
 
     fn worth(&mut self, pairs: &HashSet<Both>) -> anyhow::Result<HashMap<Both, Worth>> {
@@ -184,6 +193,7 @@ fn start(
 ) -> Client {
     let failures = failures::read(store).expect("what has failed").into_iter();
     let failures = failures.map(|failure| (failure.row.request_id.clone(), failure)).collect();
+    let sittings = journal::sittings(store).expect("what was judged");
     let described = images.described.keys().chain(&images.lost);
     let described = described.map(|id| (id.clone(), Known::Stored)).collect();
     Client::start(Parts {
@@ -191,7 +201,7 @@ fn start(
         prompts: prompts.clone(),
         store: store.clone(),
         library: Box::new(images.clone()),
-        memo: Memo { failures, described, ..Memo::default() },
+        memo: Memo { failures, described, sittings, ..Memo::default() },
         patience,
         uncommitted: UNCOMMITTED,
     })

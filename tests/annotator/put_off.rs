@@ -19,7 +19,7 @@ use super::{
 use crate::service::place::wait_until;
 
 /// Longer than any test.
-const AN_HOUR: Patience =
+pub const AN_HOUR: Patience =
     Patience { least: Duration::from_secs(3_600), most: Duration::from_secs(3_600), times: 2 };
 const AT_ONCE: Patience =
     Patience { least: Duration::from_millis(1), most: Duration::from_millis(4), times: 2 };

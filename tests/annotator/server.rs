@@ -35,6 +35,11 @@ impl Asked {
         self.system().contains("alternative text")
     }
 
+    /// Whether an instruction is to be judged.
+    pub fn judges(&self) -> bool {
+        self.system().contains("You judge search requests")
+    }
+
     pub fn system(&self) -> &str {
         self.body["messages"][0]["content"].as_str().expect("a system prompt")
     }
@@ -66,6 +71,9 @@ impl Asked {
         if self.captions() {
             let named = &self.id[..6];
             return json!({ "caption": format!("Shapes {named} on a plain ground.") }).to_string();
+        }
+        if self.judges() {
+            return json!({ "picture": 1 }).to_string();
         }
         let texts = [
             "Replace the round shape by one with corners",
@@ -151,12 +159,17 @@ impl Server {
     pub fn counts(&self) -> (usize, usize) {
         let asked = self.asked();
         let described = asked.iter().filter(|asked| asked.describes()).count();
-        (described, asked.len() - described - self.captioned())
+        (described, asked.len() - described - self.captioned() - self.judged())
     }
 
     /// How many captions were.
     pub fn captioned(&self) -> usize {
         self.asked().iter().filter(|asked| asked.captions()).count()
+    }
+
+    /// How often an instruction was judged.
+    pub fn judged(&self) -> usize {
+        self.asked().iter().filter(|asked| asked.judges()).count()
     }
 
     /// How often each request was asked.

@@ -148,6 +148,10 @@ impl Library for Pictures {
         Ok(HashMap::new())
     }
 
+    fn contents(&mut self, _: &HashSet<Arc<str>>) -> anyhow::Result<HashMap<Arc<str>, ContentId>> {
+        Ok(HashMap::new())
+    }
+
     fn worth(&mut self, _: &HashSet<Both>) -> anyhow::Result<HashMap<Both, Worth>> {
         Ok(HashMap::new())
     }

@@ -394,6 +394,7 @@ fn write(row: &mut AnnotationRow, texts: &[&str]) {
         rank_text: Some(rank as i32),
         rank_image: None,
         rank_both: None,
+        verdict: (rank == 0).then(|| "target".into()),
     };
     row.audits = (0..texts.len()).map(audit).collect();
 }

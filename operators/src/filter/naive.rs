@@ -109,6 +109,11 @@ pub fn judged(answer: &Answer, rules: &Filter) -> (Vec<usize>, Vec<(usize, Reaso
             Some(Reason::Repetitive)
         } else if !rules.labels.iter().any(|label| label.as_str() == answer.audits[i].label) {
             Some(Reason::Audit)
+        } else if !rules.verdicts.iter().any(|verdict| match (verdict, &answer.audits[i].verdict) {
+            (Verdict::None, said) => said.is_none(),
+            (verdict, said) => said.as_deref() == Some(verdict.as_str()),
+        }) {
+            Some(Reason::Judge)
         } else {
             None
         };

@@ -13,6 +13,7 @@ fn answer(id: &str, instructions: &[&str]) -> Answer {
         rank_text: Some(i as i32),
         rank_image: None,
         rank_both: None,
+        verdict: None,
     };
     Answer {
         request_id: id.into(),
@@ -271,15 +272,18 @@ proptest! {
         glue in proptest::sample::select(vec![" ", "", "-"]),
         labels in proptest::sample::subsequence(Label::ALL.to_vec(), 1..4),
         said in proptest::collection::vec(proptest::sample::select(Label::ALL.to_vec()), 5),
+        verdicts in proptest::sample::subsequence(Verdict::ALL.to_vec(), 1..4),
+        judged in proptest::collection::vec(proptest::sample::select(Verdict::ALL.to_vec()), 5),
     ) {
         let texts: Vec<String> = texts.iter().map(|pieces| pieces.join(glue)).collect();
         let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
         let languages = languages.iter().map(ToString::to_string).collect();
         let limits = Filter { overlap_max, letters_min, words_max: 12, ..Filter::default() };
-        let rules = Filter { languages, labels, ..limits };
+        let rules = Filter { languages, labels, verdicts, ..limits };
         let mut answer = answer("r", &texts);
-        for (audit, label) in answer.audits.iter_mut().zip(said) {
+        for (audit, (label, verdict)) in answer.audits.iter_mut().zip(said.into_iter().zip(judged)) {
             audit.label = label.as_str().into();
+            audit.verdict = (verdict != Verdict::None).then(|| verdict.as_str().into());
         }
         let (passing, failures) = judge(&answer, &rules);
         let failing = failures.into_iter().map(|(i, reason, _)| (i, reason)).collect();

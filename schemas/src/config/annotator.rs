@@ -4,7 +4,7 @@ use std::{fmt, time::Duration};
 
 use serde::Deserialize;
 
-use super::{Invalid, duration, some_duration};
+use super::{Invalid, Judge, duration, some_duration};
 use crate::limits;
 
 /// `[annotator]`.
@@ -74,6 +74,9 @@ pub struct Annotator {
     /// `openai`: the model that writes captions, where there is a `[captioner]`.
     #[serde(skip)]
     pub captioner: Option<String>,
+    /// `openai`: who judges instructions, where there is a `[judge]`.
+    #[serde(skip)]
+    pub judge: Option<Judge>,
 }
 
 /// `[captioner]`: images without a caption get one from a model, by the client of `[annotator]` and out
@@ -105,6 +108,8 @@ pub struct PromptFiles {
     pub instruct: Option<String>,
     /// How one image gets a caption.
     pub caption: Option<String>,
+    /// How an instruction is judged.
+    pub judge: Option<String>,
 }
 
 /// `[annotator] kind`.
@@ -185,6 +190,7 @@ impl Default for Annotator {
             extra: toml::Table::new(),
             prompts: PromptFiles::default(),
             captioner: None,
+            judge: None,
         }
     }
 }
@@ -200,6 +206,7 @@ impl fmt::Debug for Annotator {
             .field("settle", &self.settle)
             .field("url", &self.url)
             .field("model", &(&self.model, &self.describe_model, &self.captioner))
+            .field("judge", &self.judge)
             .field("key_variable", &self.key_variable)
             .field("fallback", &self.fallback)
             .field("per_minute", &(self.requests_per_minute, self.tokens_per_minute))

@@ -1,4 +1,5 @@
-//! `[audit]`: whether an instruction needs its image, and the image its instruction.
+//! `[audit]` and `[judge]`: whether an instruction needs its image, and the image its instruction; and
+//! whether it leads to its target.
 
 use serde::Deserialize;
 
@@ -76,6 +77,69 @@ impl Label {
             Label::ShortcutText => "shortcut_text",
             Label::ShortcutImage => "shortcut_image",
             Label::Unresolved => "unresolved",
+        }
+    }
+}
+
+/// `[judge]`: another model is shown the target among other images, without being told which it is, and
+/// asked to which of them the instruction leads.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Judge {
+    /// The model's name, as the endpoint has it: another one than that which writes.
+    pub model: String,
+    /// Images that the target is shown among: 1 to 9.
+    #[serde(default = "negatives")]
+    pub negatives: usize,
+}
+
+fn negatives() -> usize {
+    limits::JUDGE_NEGATIVES
+}
+
+impl Judge {
+    pub(super) fn check(&self, writers: [&str; 2]) -> Result<(), Invalid> {
+        let Judge { model, negatives } = self;
+        if model.is_empty() || writers.contains(&model.as_str()) {
+            return Err(Invalid(format!(
+                "[judge] model = {model:?}: must be another model than those that describe and write \
+                 ({}), which know what they have written",
+                writers.join(", ")
+            )));
+        }
+        let most = limits::JUDGE_NEGATIVES_MAX;
+        match (1..=most).contains(negatives) {
+            true => Ok(()),
+            false => Err(Invalid(format!("[judge] negatives = {negatives}: must be 1 to {most}"))),
+        }
+    }
+}
+
+/// What a blind judge says of an instruction: it looks twice, the images in another order each time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Verdict {
+    /// It chose the target both times.
+    Target,
+    /// It never did.
+    Other,
+    /// It did once.
+    Split,
+    /// It was not asked, or gave no answer.
+    None,
+}
+
+impl Verdict {
+    /// All of them.
+    pub const ALL: [Verdict; 4] = [Verdict::Target, Verdict::Other, Verdict::Split, Verdict::None];
+
+    /// The name in `[filter] verdicts`, and in `audits.verdict` but for the last, which is null there.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Verdict::Target => "target",
+            Verdict::Other => "other",
+            Verdict::Split => "split",
+            Verdict::None => "none",
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Invalid, Label, within};
+use super::{Invalid, Label, Verdict, within};
 
 /// `[filter]`. The thresholds of the rules; what an instruction is measured to be stands in the
 /// `detail` of its row of `rejects`.
@@ -27,6 +27,9 @@ pub struct Filter {
     /// Labels of audits that an instruction may have.
     #[serde(skip_serializing)]
     pub labels: Vec<Label>,
+    /// What a judge may have said of it.
+    #[serde(skip_serializing)]
+    pub verdicts: Vec<Verdict>,
 }
 
 /// Languages that can be told apart, by their two letters in ISO 639-1, in their order.
@@ -45,6 +48,7 @@ impl Default for Filter {
             overlap_max: 0.9,
             leak_max: 0.8,
             labels: Label::ALL.to_vec(),
+            verdicts: Verdict::ALL.to_vec(),
         }
     }
 }
@@ -67,6 +71,12 @@ impl Filter {
             let all = Label::ALL.map(Label::as_str).join(", ");
             return Err(Invalid(format!(
                 "[filter] labels = []: nothing is published without one of {all}"
+            )));
+        }
+        if self.verdicts.is_empty() {
+            let all = Verdict::ALL.map(Verdict::as_str).join(", ");
+            return Err(Invalid(format!(
+                "[filter] verdicts = []: nothing is published without one of {all}"
             )));
         }
         let known = |name: &&String| !LANGUAGES.contains(&name.as_str());

@@ -88,6 +88,8 @@ fn what_no_image_and_no_pair_could_meet_is_refused() {
         ("[screen]\npixels_max = 0\nside_min = 0\n", "has at least 1"),
         ("[screen]\nside_min = 40_000\n", "side_min = 40000"),
         ("[filter]\noverlap_max = 1.5\n", "overlap_max"),
+        ("[filter]\nverdicts = []\n", "without one of target, other, split, none"),
+        ("[filter]\nverdicts = [\"unjudged\"]\n", "unknown variant `unjudged`"),
         ("[filter]\nlabels = []\n", "without one of composition_required, shortcut_text"),
         ("[filter]\nlabels = [\"unsolved\"]\n", "unknown variant `unsolved`"),
         ("[audit]\nchannel = \"caption\"\n", "\"semantic\" or \"pattern\""),
@@ -115,6 +117,34 @@ fn what_no_image_and_no_pair_could_meet_is_refused() {
     assert!(refused(&topics("\"a\", \"\"")).contains("empty topic"));
     assert_eq!(parse_duration("10s"), Some(Duration::from_secs(10)));
     assert_eq!(parse_duration("ten"), None);
+}
+
+#[test]
+fn a_judge_is_another_model_that_the_service_calls() {
+    let with = |more: &str| {
+        let of = "[annotator]\nkind = \"openai\"\nurl = \"http://h/v1\"\nmodel = \"m\"\nbudget = 1.0\n\
+                  input_price = 0.0\noutput_price = 0.0\n";
+        format!("{LEAST}{of}{more}")
+    };
+    let judge = |more: &str| Config::parse(&with(more)).expect("a config").annotator.judge;
+    assert_eq!(judge(""), None);
+    let said = judge("[judge]\nmodel = \"j\"\n").expect("a judge");
+    assert_eq!((&*said.model, said.negatives), ("j", 4));
+    assert_eq!(judge("[judge]\nmodel = \"j\"\nnegatives = 9\n").expect("a judge").negatives, 9);
+    for (more, why) in [
+        ("[judge]\n", "missing field `model`"),
+        ("[judge]\nmodel = \"\"\n", "must be another model"),
+        ("[judge]\nmodel = \"m\"\n", "must be another model"),
+        ("describe_model = \"d\"\n[judge]\nmodel = \"d\"\n", "(d, m)"),
+        ("[judge]\nmodel = \"j\"\nnegatives = 0\n", "must be 1 to 9"),
+        ("[judge]\nmodel = \"j\"\nnegatives = 10\n", "must be 1 to 9"),
+        ("transport = \"batch\"\n[judge]\nmodel = \"j\"\n", "transport = \"online\""),
+        ("[judge]\nmodel = \"j\"\n[contents]\nstore = \"reference\"\n", "keeps none"),
+    ] {
+        let said = refused(&with(more));
+        assert!(said.contains(why), "{more}: {said}");
+    }
+    assert!(refused(&format!("{LEAST}[judge]\nmodel = \"j\"\n")).contains("kind = \"openai\""));
 }
 
 #[test]

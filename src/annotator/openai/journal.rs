@@ -3,10 +3,13 @@
 //! Between a call's end and the epoch that its outcome belongs to a kill may come. So an outcome is
 //! written before anything else sees it, enters that epoch, and is removed once that is committed.
 
+use std::collections::HashMap;
+
 use anyhow::{Context, anyhow};
 use schemas::{limits, tables::AnnotationRow};
-use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
+use super::judge::Progress;
 use crate::delta::Store;
 
 /// Where outcomes wait.
@@ -23,6 +26,33 @@ fn name(request_id: &str) -> String {
 pub fn write(store: &Store, row: &AnnotationRow) -> anyhow::Result<()> {
     let content = serde_json::to_vec(row).context("write an outcome")?;
     store.replace(&name(&row.request_id), content).context("write an outcome down")
+}
+
+/// The same of an answer that is being judged, with what was said of it so far.
+///
+/// # Errors
+/// The store failed.
+pub fn write_judged(store: &Store, row: &AnnotationRow, sitting: Progress) -> anyhow::Result<()> {
+    let judged = Judged { row: row.clone(), sitting: Some(sitting) };
+    let content = serde_json::to_vec(&judged).context("write an outcome")?;
+    store.replace(&name(&row.request_id), content).context("write an outcome down")
+}
+
+/// What was said so far of answers that are being judged, by request id.
+///
+/// # Errors
+/// One of them cannot be read.
+pub fn sittings(store: &Store) -> anyhow::Result<HashMap<String, Progress>> {
+    let all: Vec<Judged> = objects(store, FOLDER).context("answers that are being judged")?;
+    Ok(all.into_iter().filter_map(|one| Some((one.row.request_id, one.sitting?))).collect())
+}
+
+/// An outcome, and what was said of it so far.
+#[derive(Serialize, Deserialize)]
+struct Judged {
+    #[serde(flatten)]
+    row: AnnotationRow,
+    sitting: Option<Progress>,
 }
 
 /// The memo has it.

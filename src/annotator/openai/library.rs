@@ -19,6 +19,7 @@ use schemas::{
 
 use super::{
     failures::Failure,
+    judge::Progress,
     prompts::Description,
     worth::{self, Both, Worth},
 };
@@ -54,6 +55,13 @@ pub trait Library: Send {
         &mut self,
         ids: &HashSet<String>,
     ) -> anyhow::Result<HashMap<String, Description>>;
+
+    /// The contents of images, by their ids, as the newest epoch has them.
+    ///
+    /// # Errors
+    /// The table cannot be read now.
+    fn contents(&mut self, ids: &HashSet<Arc<str>>)
+    -> anyhow::Result<HashMap<Arc<str>, ContentId>>;
 
     /// What pairs of contents are worth as the newest epoch has them. One that is not mined any more,
     /// or not yet, is left out.
@@ -207,6 +215,25 @@ impl Library for Tables {
         Ok(found)
     }
 
+    fn contents(
+        &mut self,
+        wanted: &HashSet<Arc<str>>,
+    ) -> anyhow::Result<HashMap<Arc<str>, ContentId>> {
+        let table = Dataset::open(&self.store, &At::Latest)?.table(Table::Images)?;
+        let mut found = HashMap::new();
+        for batch in table.scan(Some(&["image_id", "content_id"]))? {
+            let batch = batch?;
+            let [ids, of] = [0, 1].map(|at| batch.column(at).as_string::<i32>());
+            for row in 0..batch.num_rows() {
+                if let Some(id) = wanted.get(ids.value(row)) {
+                    let content = ContentId::parse(of.value(row));
+                    found.insert(id.clone(), content.context("a content id is no sha256")?);
+                }
+            }
+        }
+        Ok(found)
+    }
+
     fn worth(&mut self, wanted: &HashSet<Both>) -> anyhow::Result<HashMap<Both, Worth>> {
         let dataset = Dataset::open(&self.store, &At::Latest)?;
         let contents = wanted.iter().flatten().copied().collect();
@@ -295,6 +322,8 @@ pub struct Memo {
     pub described: HashMap<String, Known>,
     /// What has failed for now, by request id.
     pub failures: HashMap<String, Failure>,
+    /// What a judge has said so far of answers that are not done with, by request id.
+    pub sittings: HashMap<String, Progress>,
 }
 
 impl Memo {

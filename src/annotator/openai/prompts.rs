@@ -21,6 +21,19 @@ const VERSION_MAX: i32 = 999;
 const VERSIONS: i32 = 1_000;
 /// Words of a description: the fewest, and how many more there may be.
 const WORDS: (u64, u64) = (50, 41);
+/// What stands before each image that a judge chooses from: [`limits::JUDGE_NEGATIVES_MAX`] and one.
+const CANDIDATES: [&str; limits::JUDGE_NEGATIVES_MAX + 1] = [
+    "Candidate 1:",
+    "Candidate 2:",
+    "Candidate 3:",
+    "Candidate 4:",
+    "Candidate 5:",
+    "Candidate 6:",
+    "Candidate 7:",
+    "Candidate 8:",
+    "Candidate 9:",
+    "Candidate 10:",
+];
 /// Fewest instructions of an answer.
 pub const INSTRUCTIONS_MIN: usize = 3;
 
@@ -55,10 +68,11 @@ pub struct Prompts {
     describe: Plain,
     instruct: Instruct,
     caption: Plain,
-    /// Whether captions are asked for.
-    captions: bool,
+    judge: Plain,
+    /// Whether captions are asked for, and whether instructions are judged.
+    used: [bool; 2],
     /// Of what each file says beside its version.
-    digests: [String; 3],
+    digests: [String; 4],
     /// The words of all instructions that are demonstrations.
     demonstrated: HashSet<String>,
 }
@@ -210,25 +224,28 @@ impl Prompts {
         let describe = text("describe", &files.describe, include_str!("prompts/describe.toml"))?;
         let instruct = text("instruct", &files.instruct, include_str!("prompts/instruct.toml"))?;
         let caption = text("caption", &files.caption, include_str!("prompts/caption.toml"))?;
-        let digests = [digest(&describe)?, digest(&instruct)?, digest(&caption)?];
+        let judge = text("judge", &files.judge, include_str!("prompts/judge.toml"))?;
+        let digests = [digest(&describe)?, digest(&instruct)?, digest(&caption)?, digest(&judge)?];
         let describe = toml::from_str(&describe).context("the prompt that describes")?;
         let caption = toml::from_str(&caption).context("the prompt for captions")?;
+        let judge = toml::from_str(&judge).context("the prompt that judges")?;
         let instruct: Instruct =
             toml::from_str(&instruct).context("the prompt for instructions")?;
         let shown = instruct.demonstrations.iter().flat_map(|shown| &shown.instructions);
         let demonstrated = shown.map(|text| words_of(text)).collect();
-        let captions = config.captioner.is_some();
-        let prompts = Prompts { describe, instruct, caption, captions, digests, demonstrated };
+        let used = [config.captioner.is_some(), config.judge.is_some()];
+        let prompts = Prompts { describe, instruct, caption, judge, used, digests, demonstrated };
         prompts.check()?;
         Ok(prompts)
     }
 
     fn check(&self) -> anyhow::Result<()> {
-        let Prompts { describe, instruct, caption, .. } = self;
+        let Prompts { describe, instruct, caption, judge, .. } = self;
         for (name, version) in [
             ("describe", describe.version),
             ("instruct", instruct.version),
             ("caption", caption.version),
+            ("judge", judge.version),
         ] {
             if !(1..=VERSION_MAX).contains(&version) {
                 bail!("the prompt {name} has version {version}: must be 1 to {VERSION_MAX}");
@@ -236,6 +253,9 @@ impl Prompts {
         }
         if !instruct.user.contains("{description}") {
             bail!("the prompt instruct has no {{description}} in `user`: nothing would be asked");
+        }
+        if !judge.user.contains("{instruction}") {
+            bail!("the prompt judge has no {{instruction}} in `user`: nothing would be asked");
         }
         if instruct.demonstrations.len() < instruct.shown {
             let (held, shown) = (instruct.demonstrations.len(), instruct.shown);
@@ -259,15 +279,23 @@ impl Prompts {
         self.caption.version
     }
 
+    /// `prompt_version` of a judge.
+    pub fn judge_version(&self) -> i32 {
+        self.judge.version
+    }
+
     /// A digest of the words that each version stands for, by file and version: answers are known by
-    /// versions alone. Those for captions are among them where there is a captioner: tables without
-    /// one know of no such words.
+    /// versions alone. Those for captions are among them where there is a captioner, and those of a
+    /// judge where there is one: tables without know of no such words.
     pub fn words(&self) -> BTreeMap<String, &str> {
-        let [describe, instruct, caption] = &self.digests;
+        let [describe, instruct, caption, judge] = &self.digests;
         let describe = (format!("describe version {}", self.describe.version), &**describe);
         let instruct = (format!("instruct version {}", self.instruct.version), &**instruct);
         let caption = (format!("caption version {}", self.caption.version), &**caption);
-        [describe, instruct].into_iter().chain(self.captions.then_some(caption)).collect()
+        let judge = (format!("judge version {}", self.judge.version), &**judge);
+        let [captions, judges] = self.used;
+        let more = captions.then_some(caption).into_iter().chain(judges.then_some(judge));
+        [describe, instruct].into_iter().chain(more).collect()
     }
 
     /// Whether a text is one of the demonstrations, in the same words: small models give those back.
@@ -322,6 +350,31 @@ impl Prompts {
             fields_of(config, captioner(config), &request.request_id, how, "caption", schema);
         let Plain { system, user, .. } = self.caption.clone();
         Chat { fields, system, user, images: vec![("Image:", request.query.0)] }
+    }
+
+    /// Asks to which of some contents an instruction leads from a query's content. The images come
+    /// first, and are the same for all instructions of an answer: servers keep what they have read.
+    pub fn judge(
+        &self,
+        config: &Annotator,
+        id: &str,
+        (query, shown): (ContentId, &[ContentId]),
+        instruction: &str,
+        how: Variation,
+    ) -> Chat {
+        let number = json!({ "type": "integer", "minimum": 0, "maximum": shown.len() });
+        let schema = object(Map::from_iter([("picture".to_owned(), number)]));
+        let model = config.judge.as_ref().map_or("", |judge| &*judge.model);
+        let mut fields = fields_of(config, model, id, how, "choice", schema);
+        // It is to choose, not to invent.
+        if !how.repair && !how.plain && !config.extra.contains_key("temperature") {
+            fields.insert("temperature".into(), json!(0.0));
+        }
+        let user = self.judge.user.replace("{pictures}", &shown.len().to_string());
+        let user = user.replace("{instruction}", instruction);
+        let shown = CANDIDATES.iter().zip(shown).map(|(name, content)| (*name, *content));
+        let images = [("Reference:", query)].into_iter().chain(shown).collect();
+        Chat { fields, system: self.judge.system.clone(), user, images }
     }
 
     /// Asks for instructions that lead from query to target.

@@ -39,6 +39,9 @@ pub struct Selection {
     #[arg(long, value_name = "LABEL",
           value_parser = ["composition_required", "shortcut_text", "shortcut_image", "unresolved"])]
     pub label: Vec<String>,
+    /// Answers with an instruction of which a judge has said so.
+    #[arg(long, value_name = "VERDICT", value_parser = ["target", "other", "split", "none"])]
+    pub verdict: Vec<String>,
     /// Answers from before that time: a date (UTC), or RFC 3339.
     #[arg(long, value_name = "TIME", value_parser = time)]
     pub before: Option<i64>,
@@ -61,8 +64,9 @@ fn time(text: &str) -> Result<i64, String> {
 
 impl Selection {
     fn is_empty(&self) -> bool {
-        let Selection { outcome, label, before, source, id } = self;
-        [outcome, label, source, id].iter().all(|words| words.is_empty()) && before.is_none()
+        let Selection { outcome, label, verdict, before, source, id } = self;
+        [outcome, label, verdict, source, id].iter().all(|words| words.is_empty())
+            && before.is_none()
     }
 
     fn has(&self, row: &AnnotationRow, source: Option<&str>) -> bool {
@@ -71,6 +75,9 @@ impl Selection {
         };
         any(&self.outcome, &|word| row.outcome == word)
             && any(&self.label, &|word| row.audits.iter().any(|audit| audit.label == word))
+            && any(&self.verdict, &|word| {
+                row.audits.iter().any(|audit| audit.verdict.as_deref().unwrap_or("none") == word)
+            })
             && self.before.is_none_or(|before| row.created_at < before)
             && any(&self.source, &|word| source == Some(word))
             && any(&self.id, &|word| row.request_id == word)
@@ -132,7 +139,7 @@ pub fn reask(
         return Err(BadConfig(why.into()).into());
     }
     if selection.is_empty() {
-        let why = "say which answers: --outcome, --label, --before, --source or --id";
+        let why = "say which answers: --outcome, --label, --verdict, --before, --source or --id";
         return Err(BadConfig(why.into()).into());
     }
     if of == Of::Images && config.annotator.captioner.is_none() {

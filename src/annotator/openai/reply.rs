@@ -276,6 +276,17 @@ pub fn caption(value: &Value) -> Result<String, String> {
     }
 }
 
+/// Reads which picture was chosen, from 1; 0 is none.
+///
+/// # Errors
+/// There is no such number.
+pub fn picture(value: &Value) -> Result<u64, String> {
+    let said = &value["picture"];
+    let number = said.as_u64().or_else(|| said.as_str()?.trim().parse().ok());
+    let number = number.filter(|number| *number <= limits::JUDGE_NEGATIVES_MAX as u64 + 1);
+    number.ok_or_else(|| "the answer has no number as \"picture\"".to_owned())
+}
+
 /// Reads instructions, each once; a bare list will do.
 ///
 /// # Errors

@@ -1,6 +1,7 @@
 //! The client's thread: what it is told, and what it does about it.
 
 mod calls;
+mod judging;
 mod outcomes;
 pub(super) mod queue;
 pub(super) mod row;
@@ -16,6 +17,7 @@ use std::{
 
 use operators::flow::{Request, Task};
 use schemas::{
+    ContentId,
     config::Annotator,
     limits,
     tables::{AnnotationRow, WITHDRAWN},
@@ -28,6 +30,7 @@ use super::{
     failures::{Failure, Patience},
     http::Endpoint,
     journal,
+    judge::{Progress, Sitting, Took, Unjudged},
     library::{Known, Library},
     money::{Ledger, Nanos, Prices, Reserved, nanos, usd},
     pace::Pace,
@@ -45,6 +48,10 @@ const MICROS: i64 = 1_000_000;
 pub(super) enum Told {
     Want(Vec<Request>),
     Drop(String),
+    /// Answers that are to be judged before they are handed out again.
+    Judge(Vec<Unjudged>),
+    /// Contents that images have lost.
+    Gone(HashSet<ContentId>),
     /// Request ids and outcomes as the tables have them now.
     Committed(Vec<(String, String)>),
     /// No new calls.
@@ -54,6 +61,8 @@ pub(super) enum Told {
     Ended(u64, Ended),
     /// An outcome is written down, or cannot be.
     Written(Box<AnnotationRow>, Result<(), String>),
+    /// So is what a judge has said of an answer.
+    Noted(String, Result<(), String>),
 }
 
 /// What is known of a request that is open.
@@ -74,6 +83,12 @@ struct Open {
     waiting: BTreeSet<String>,
 }
 
+impl Open {
+    fn took(&self) -> Took {
+        (self.cost, self.read, self.written)
+    }
+}
+
 /// A try in flight.
 struct Flight {
     id: String,
@@ -88,11 +103,13 @@ struct Flight {
     abort: AbortHandle,
 }
 
-/// Means of calls: one for a caption has one image, and costs another amount than those of pairs.
+/// Means of calls: one for a caption has one image, a judge sees several, and each costs another amount
+/// than those that write.
 #[derive(Default)]
 struct Means {
     captions: Mean,
     pairs: Mean,
+    judged: Mean,
 }
 
 /// How many calls, and their sum.
@@ -107,6 +124,7 @@ impl Means {
         let mean = match asks {
             Asks::Caption => &mut self.captions,
             Asks::Description | Asks::Instructions => &mut self.pairs,
+            Asks::Judgement => &mut self.judged,
         };
         (mean.calls, mean.sum) = (mean.calls + 1, mean.sum + amount);
     }
@@ -116,6 +134,7 @@ impl Means {
         let Mean { calls, sum } = match asks {
             Asks::Caption => self.captions,
             Asks::Description | Asks::Instructions => self.pairs,
+            Asks::Judgement => self.judged,
         };
         sum.checked_div(calls)
     }
@@ -161,6 +180,14 @@ pub(super) struct Work {
     /// Outcomes that the tables do not have yet.
     handed_out: HashSet<String>,
     known: HashMap<String, Known>,
+    /// Answers that are to be judged, of which it is not known yet what they are shown among.
+    unjudged: Vec<Unjudged>,
+    /// Answers that are being judged.
+    sittings: HashMap<String, Sitting>,
+    /// What an earlier run has begun to judge.
+    begun: HashMap<String, Progress>,
+    /// When it was last looked what targets are shown among, and how long that took.
+    seated: Option<(Instant, Duration)>,
     /// Descriptions that the tables have, in the order in which they came.
     here: VecDeque<String>,
     at: Standing,
@@ -169,9 +196,10 @@ pub(super) struct Work {
     refusals: usize,
     /// How often another endpoint was taken since then.
     turns: usize,
-    /// The endpoint has taken a request of this process; before it has, so many were bad in a row.
-    answered: bool,
-    bad_requests: u32,
+    /// The endpoint has taken a request of this process; before it has, so many were bad in a row. Of
+    /// those who write, and of the judge.
+    answered: [bool; 2],
+    bad_requests: [u32; 2],
     spent_before: Nanos,
     /// What the calls of this process cost that have ended and cost something.
     paid: Means,
@@ -219,13 +247,17 @@ impl Work {
             writing: 0,
             handed_out: HashSet::new(),
             known: memo.described,
+            unjudged: Vec::new(),
+            sittings: HashMap::new(),
+            begun: memo.sittings,
+            seated: None,
             here: VecDeque::new(),
             at: Standing::default(),
             refused: None,
             refusals: 0,
             turns: 0,
-            answered: false,
-            bad_requests: 0,
+            answered: [false; 2],
+            bad_requests: [0; 2],
             began: None,
         }
     }
@@ -263,6 +295,14 @@ impl Work {
                 self.at.seen += 1;
                 self.forget(&id);
             }
+            Told::Gone(contents) => {
+                self.at.seen += 1;
+                self.gone(&contents);
+            }
+            Told::Judge(answers) => {
+                self.at.seen += 1;
+                self.judge(answers);
+            }
             Told::Committed(rows) => {
                 self.at.seen += 1;
                 rows.into_iter().for_each(|(id, outcome)| self.committed(&id, &outcome));
@@ -273,6 +313,7 @@ impl Work {
             }
             Told::Ended(turn, ended) => self.ended(turn, ended),
             Told::Written(row, result) => self.written(*row, result),
+            Told::Noted(id, result) => self.noted(&id, result),
             Told::Stop => {}
         }
     }
@@ -305,7 +346,7 @@ impl Work {
         match asks {
             Asks::Caption => self.at.captions -= 1,
             Asks::Description => {}
-            Asks::Instructions => self.at.pairs -= 1,
+            Asks::Instructions | Asks::Judgement => self.at.pairs -= 1,
         }
     }
 
@@ -381,12 +422,13 @@ impl Work {
 
     /// Nobody wants it any more: what is in flight is cut off, and what it may cost counts.
     fn forget(&mut self, id: &str) {
+        self.forget_unjudged(id);
         // What is being written down is paid for.
         let closing = |open: &Open| open.tries == u32::MAX;
         if self.open.get(id).is_none_or(closing) {
             return;
         }
-        let Some(open) = self.open.remove(id) else { return };
+        let Some(mut open) = self.open.remove(id) else { return };
         self.leaves(open.job.asks);
         self.queue.remove(&open.job);
         let flight = self.flights.iter().find(|(_, flight)| flight.id == id).map(|(turn, _)| *turn);
@@ -395,7 +437,11 @@ impl Work {
             if let Some(reserved) = flight.reserved {
                 let most = reserved.amount();
                 self.settle(reserved, most, open.job.asks);
+                open.cost += most;
             }
+        }
+        if let Some(sitting) = self.sittings.remove(id) {
+            self.end_sitting(sitting, open.took());
         }
         if let Some(describe_id) = open.describe_id
             && let Some(description) = self.open.get_mut(&describe_id)
@@ -427,7 +473,7 @@ impl Work {
         self.at.limit = self.pace.limit();
         let waiting = |open: &Open| match open.job.asks {
             Asks::Description => open.waiting.len(),
-            Asks::Caption | Asks::Instructions => 1,
+            Asks::Caption | Asks::Instructions | Asks::Judgement => 1,
         };
         let put_off = self.queue.waits().filter_map(|(_, job)| self.open.get(&job.id));
         self.at.put_off = put_off.map(waiting).sum();
@@ -436,7 +482,7 @@ impl Work {
             now_us() + i64::try_from(wait).unwrap_or(0) * MICROS
         });
         self.at.captions_spent = usd(self.paid.captions.sum);
-        self.at.pairs_spent = usd(self.paid.pairs.sum);
+        self.at.pairs_spent = usd(self.paid.pairs.sum + self.paid.judged.sum);
         self.at.spent = usd(spent);
         self.at.spent_now = usd(spent.saturating_sub(self.spent_before));
         // Not before each endpoint has refused.

@@ -27,6 +27,13 @@ impl MinedPairs {
         }
     }
 
+    /// The hard negatives of a pair.
+    pub fn negatives(&self, query_id: &str, target_id: &str) -> Vec<Arc<str>> {
+        let mut pairs = self.0.get(query_id).into_iter().flatten();
+        let pair = pairs.find(|pair| *pair.target_id == *target_id);
+        pair.map_or_else(Vec::new, |pair| pair.hard_negatives.clone())
+    }
+
     /// Targets and hard negatives of a query, some more than once.
     pub fn retrieved(&self, query_id: &str) -> Vec<Arc<str>> {
         let pairs = self.0.get(query_id).into_iter().flatten();

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, anyhow};
 use arrow_array::{
-    Array, BinaryArray, Int32Array, ListArray, RecordBatch, StringArray,
+    Array, BinaryArray, Int32Array, ListArray, RecordBatch, StringArray, StructArray,
     cast::AsArray,
     types::{Int32Type, Int64Type},
 };
@@ -151,29 +151,35 @@ struct Audits<'a> {
     list: &'a ListArray,
     labels: &'a StringArray,
     ranks: [&'a Int32Array; 3],
+    verdicts: &'a StringArray,
 }
 
 impl<'a> Audits<'a> {
     fn of(list: &'a ListArray) -> anyhow::Result<Audits<'a>> {
         let each = list.values().as_struct_opt().ok_or_else(|| none("element"))?;
-        let labels = each.column_by_name("label").and_then(|c| c.as_string_opt());
-        let labels = labels.ok_or_else(|| none("label"))?;
+        let (labels, verdicts) = (texts_in(each, "label")?, texts_in(each, "verdict")?);
         let rank = |name| {
             let column = each.column_by_name(name);
             column.and_then(|c| c.as_primitive_opt::<Int32Type>()).ok_or_else(|| none(name))
         };
         let ranks = [rank("rank_text")?, rank("rank_image")?, rank("rank_both")?];
-        Ok(Audits { list, labels, ranks })
+        Ok(Audits { list, labels, ranks, verdicts })
     }
 
     fn row(&self, row: usize) -> Vec<Audit> {
         let audit = |i: usize| {
             let [rank_text, rank_image, rank_both] =
                 self.ranks.map(|ranks| ranks.is_valid(i).then(|| ranks.value(i)));
-            Audit { label: self.labels.value(i).to_owned(), rank_text, rank_image, rank_both }
+            let verdict = self.verdicts.is_valid(i).then(|| self.verdicts.value(i).to_owned());
+            let label = self.labels.value(i).to_owned();
+            Audit { label, rank_text, rank_image, rank_both, verdict }
         };
         items(self.list, row).map(audit).collect()
     }
+}
+
+fn texts_in<'a>(each: &'a StructArray, name: &str) -> anyhow::Result<&'a StringArray> {
+    each.column_by_name(name).and_then(|c| c.as_string_opt()).ok_or_else(|| none(name))
 }
 
 #[cfg(test)]
@@ -189,6 +195,7 @@ mod tests {
             rank_text: n.is_multiple_of(2).then_some(n as i32),
             rank_image: n.is_multiple_of(3).then_some(-1),
             rank_both: None,
+            verdict: (n % 3 == 1).then(|| format!("verdict {n}")),
         };
         AnnotationRow {
             request_id: format!("request {n}"),

@@ -314,7 +314,7 @@ impl Writing<'_> {
             open.queue.order_by(self.library.worth(&open.queue.pairs())?);
         }
         let mut jobs = std::iter::from_fn(|| {
-            let job = open.queue.pop()?;
+            let job = open.queue.pop(true)?;
             open.queue.count(&job);
             Some(job)
         });
@@ -324,7 +324,8 @@ impl Writing<'_> {
         let model = |asks| match asks {
             Asks::Caption => captioner(annotator),
             Asks::Description => annotator.describer(),
-            Asks::Instructions => &annotator.model,
+            // No batch has judgements: a config with a judge has none.
+            Asks::Instructions | Asks::Judgement => &annotator.model,
         };
         let mut first: Option<&str> = None;
         loop {
@@ -476,7 +477,7 @@ impl Writing<'_> {
         *match job.asks {
             Asks::Caption => &mut said.caption,
             Asks::Description => &mut said.describe,
-            Asks::Instructions => &mut said.instruct,
+            Asks::Instructions | Asks::Judgement => &mut said.instruct,
         } += 1;
         self.drawn += most;
         self.out.push(Out { number, row, describe_id: describe_id.clone(), most });

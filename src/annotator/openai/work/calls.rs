@@ -9,6 +9,7 @@ use schemas::{ContentId, limits};
 
 use super::{
     super::{
+        judge::LOOKS,
         library::{Known, Library},
         money::{Draw, Nanos, Reserved, day},
         prompts::Chat,
@@ -32,13 +33,14 @@ impl Work {
     pub(super) fn start_calls(&mut self) {
         let now = Instant::now();
         self.queue.wake(now);
+        self.seat(now);
         self.look_at_money(now);
         // The audit may be slower than the endpoint, and commits wait for their epoch.
         while !self.at.paused
-            && self.handed_out.len() + self.writing < self.uncommitted
+            && self.handed_out.len() - self.judging() + self.writing < self.uncommitted
             // What is not written down yet a kill would lose.
             && self.pace.has_room(self.flights.len() + self.writing, now)
-            && let Some(job) = self.queue.pop()
+            && let Some(job) = self.queue.pop(self.judging() < limits::ANNOTATOR_JUDGED)
         {
             match self.call(&job) {
                 Ok(Made::Done) => self.queue.count(&job),
@@ -103,10 +105,14 @@ impl Work {
         let captions = self.at.captions as u64;
         let of_pairs = (self.open.len() as u64).saturating_sub(captions);
         let all = |asks: Asks, calls: u64| self.about(asks).saturating_mul(calls);
-        all(Asks::Caption, captions).saturating_add(all(Asks::Description, of_pairs)) > left
+        let looks = self.config.judge.as_ref().map_or(0, |_| LOOKS * self.at.pairs as u64);
+        [(Asks::Caption, captions), (Asks::Description, of_pairs), (Asks::Judgement, looks)]
+            .into_iter()
+            .fold(0, |sum: Nanos, (asks, calls)| sum.saturating_add(all(asks, calls)))
+            > left
     }
 
-    /// What a call costs about: one for a caption, or one of those that pairs need.
+    /// What a call costs about: one for a caption, one of those that pairs need, or a judge's.
     fn about(&self, asks: Asks) -> Nanos {
         let most = || {
             let first = self.queue.ready(asks).next().and_then(|job| self.open.get(&job.id));
@@ -211,6 +217,11 @@ impl Work {
         let (config, request) = (&self.config, &open.request);
         match open.job.asks {
             Asks::Caption => Some(self.prompts.caption(config, request, open.how)),
+            Asks::Judgement => {
+                let look = self.sittings.get(&open.job.id)?.next()?;
+                let shown = (look.query, look.shown);
+                Some(self.prompts.judge(config, &look.id, shown, look.instruction, open.how))
+            }
             Asks::Description => {
                 Some(self.prompts.describe(config, &open.job.id, request, open.how))
             }

@@ -9,6 +9,7 @@ use super::{
     super::{
         failures::{self, Failure},
         journal,
+        judge::Progress,
         library::Known,
         pace::backoff,
         prompts::{Description, Dice},
@@ -27,6 +28,8 @@ impl Work {
         self.at.calls += 1;
         self.at.caption_calls += u64::from(asks == Asks::Caption);
         let (bill, verdict) = judged(asks, ended.clone(), &self.prompts);
+        let verdict = self.in_range(&id, verdict);
+        let kind = usize::from(asks == Asks::Judgement);
         if let Bill::Tokens(usage) = bill {
             // An endpoint may say anything.
             let tokens = usage.read.saturating_add(usage.written).min(flight.most_tokens);
@@ -53,14 +56,14 @@ impl Work {
             return;
         }
         let answered = !matches!(verdict, Verdict::Later { .. } | Verdict::Final("bad_request", _));
-        self.bad_requests = match &verdict {
-            Verdict::Final("bad_request", _) => self.bad_requests.saturating_add(1),
+        self.bad_requests[kind] = match &verdict {
+            Verdict::Final("bad_request", _) => self.bad_requests[kind].saturating_add(1),
             _ if answered => 0,
-            _ => self.bad_requests,
+            _ => self.bad_requests[kind],
         };
-        self.answered |= answered;
-        if !self.answered
-            && self.bad_requests > limits::ANNOTATOR_BAD_REQUESTS
+        self.answered[kind] |= answered;
+        if !self.answered[kind]
+            && self.bad_requests[kind] > limits::ANNOTATOR_BAD_REQUESTS
             && let Verdict::Final(_, why) = verdict
         {
             let why = format!("{why} (does [annotator] ask in a way it takes?)");
@@ -94,7 +97,7 @@ impl Work {
             return;
         }
         // Nothing is known of how this one is to be asked.
-        (self.answered, self.bad_requests) = (false, 0);
+        (self.answered, self.bad_requests) = ([false; 2], [0; 2]);
         self.turns += 1;
         if self.turns < self.endpoint.count() {
             self.pace.begins_anew();
@@ -186,7 +189,11 @@ impl Work {
         let Some(open) = self.open.get_mut(id) else { return };
         if open.put_off >= self.patience.times {
             tracing::warn!(request_id = id, outcome, "no answer, and it is given up: {why}");
-            self.close(id, Err(outcome));
+            match open.job.asks {
+                // Nor would the other looks be answered.
+                Asks::Judgement => self.rise(id),
+                _ => self.close(id, Err(outcome)),
+            }
             return;
         }
         (open.put_off, open.tries) = (open.put_off + 1, 0);
@@ -194,6 +201,11 @@ impl Work {
         let wait = self.patience.wait(open.put_off, dice);
         let seconds = wait.as_secs();
         tracing::warn!(request_id = id, outcome, "no answer, and put off for {seconds} s: {why}");
+        if open.job.asks == Asks::Judgement {
+            // The answer is written down, with what was said so far.
+            self.queue.put_off(now + wait, open.job.clone());
+            return;
+        }
         let failure = Failure {
             row: row(&self.config, &self.prompts, &self.known, open, Err(outcome)),
             times: open.put_off,
@@ -209,18 +221,27 @@ impl Work {
 
     /// A request has ended: its outcome is written down.
     pub(super) fn close(&mut self, id: &str, said: Result<Said, &'static str>) {
+        if self.sittings.contains_key(id) {
+            self.looked(id, said.ok());
+            return;
+        }
         let Some(open) = self.open.get_mut(id) else { return };
         // It is neither asked again nor given up from here on.
         open.tries = u32::MAX;
         let row = row(&self.config, &self.prompts, &self.known, open, said);
-        self.write(Box::new(row));
+        self.write(Box::new(row), None);
     }
 
-    fn write(&mut self, row: Box<AnnotationRow>) {
+    /// With what a judge has said so far, where one has.
+    pub(super) fn write(&mut self, row: Box<AnnotationRow>, sitting: Option<Progress>) {
         self.writing += 1;
         let (store, told) = (self.store.clone(), self.told.clone());
         self.runtime.spawn_blocking(move || {
-            let result = journal::write(&store, &row).map_err(|error| format!("{error:#}"));
+            let result = match sitting {
+                None => journal::write(&store, &row),
+                Some(sitting) => journal::write_judged(&store, &row, sitting),
+            };
+            let result = result.map_err(|error| format!("{error:#}"));
             let _ = told.send(Told::Written(row, result));
         });
     }
@@ -230,7 +251,7 @@ impl Work {
         if let Err(why) = result {
             // It is paid for, and must not be lost: the store has tried for minutes already.
             tracing::error!("{why}: an answer waits for the store");
-            self.write(Box::new(row));
+            self.write(Box::new(row), None);
             return;
         }
         if self.failures.remove(&row.request_id).is_some()
@@ -243,7 +264,7 @@ impl Work {
             self.leaves(open.job.asks);
             match open.job.asks {
                 Asks::Caption => self.at.captions_ended += 1,
-                Asks::Description => {}
+                Asks::Description | Asks::Judgement => {}
                 Asks::Instructions => self.at.pairs_ended += 1,
             }
         }

@@ -1,6 +1,7 @@
 //! What is asked next, what has to wait for its time, and what is too dear for what is left.
 //!
-//! Captions go before all pairs: without its captions a pair is not asked about.
+//! Captions go before all pairs: without its captions a pair is not asked about. Then answers are judged
+//! that wait for that; where there are many of them, nothing else is asked.
 
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
@@ -23,6 +24,8 @@ pub(in crate::annotator::openai) enum Asks {
     Description,
     /// What leads from one to the other.
     Instructions,
+    /// Whether it does.
+    Judgement,
 }
 
 impl Asks {
@@ -31,8 +34,13 @@ impl Asks {
         match self {
             Asks::Caption => CAPTION,
             Asks::Description => DESCRIBE,
-            Asks::Instructions => TASK,
+            Asks::Instructions | Asks::Judgement => TASK,
         }
+    }
+
+    /// Whether it is what pairs need, which is asked in an order of worth.
+    fn is_ordered(self) -> bool {
+        matches!(self, Asks::Description | Asks::Instructions)
     }
 
     /// The inverse of [`Asks::task`].
@@ -70,6 +78,8 @@ impl Job {
 pub(in crate::annotator::openai) struct Queue {
     /// Captions, in the order of contents, whatever money does for.
     captions: BTreeSet<Job>,
+    /// Answers that are judged.
+    judged: BTreeSet<Job>,
     /// What pairs need.
     ready: BTreeSet<Job>,
     /// The same by what they are worth, where money is scarce.
@@ -85,14 +95,23 @@ pub(in crate::annotator::openai) struct Queue {
 impl Queue {
     /// May be asked now.
     pub fn push(&mut self, job: Job) {
-        if job.asks == Asks::Caption {
-            self.captions.insert(job);
+        if let Some(first) = self.first(job.asks) {
+            first.insert(job);
             return;
         }
         if let Some(order) = &mut self.order {
             order.insert(&job.pair, job.describes(), job.clone());
         }
         self.ready.insert(job);
+    }
+
+    /// Where those are that go before what pairs need.
+    fn first(&mut self, asks: Asks) -> Option<&mut BTreeSet<Job>> {
+        match asks {
+            Asks::Caption => Some(&mut self.captions),
+            Asks::Judgement => Some(&mut self.judged),
+            Asks::Description | Asks::Instructions => None,
+        }
     }
 
     /// Is tried again at that time.
@@ -112,7 +131,7 @@ impl Queue {
 
     /// Is not asked any more.
     pub fn remove(&mut self, job: &Job) {
-        if self.captions.remove(job) {
+        if self.first(job.asks).is_some_and(|first| first.remove(job)) {
             return;
         }
         if self.ready.remove(job) {
@@ -151,10 +170,13 @@ impl Queue {
             .min()
     }
 
-    /// The next to be asked.
-    pub fn pop(&mut self) -> Option<Job> {
-        if let Some(caption) = self.captions.pop_first() {
-            return Some(caption);
+    /// The next to be asked; without `more` only what is begun is.
+    pub fn pop(&mut self, more: bool) -> Option<Job> {
+        if let Some(first) = self.captions.pop_first().or_else(|| self.judged.pop_first()) {
+            return Some(first);
+        }
+        if !more {
+            return None;
         }
         let Some(order) = &mut self.order else { return self.ready.pop_first() };
         let job = order.pop()?;
@@ -164,7 +186,7 @@ impl Queue {
 
     /// It was asked: its source has had a turn.
     pub fn count(&mut self, job: &Job) {
-        if let Some(order) = self.order.as_mut().filter(|_| job.asks != Asks::Caption) {
+        if let Some(order) = self.order.as_mut().filter(|_| job.asks.is_ordered()) {
             order.count(&job.pair);
         }
     }
@@ -173,6 +195,7 @@ impl Queue {
     pub fn ready(&self, asks: Asks) -> impl Iterator<Item = &Job> {
         match asks {
             Asks::Caption => self.captions.iter(),
+            Asks::Judgement => self.judged.iter(),
             Asks::Description | Asks::Instructions => self.ready.iter(),
         }
     }
@@ -184,13 +207,14 @@ impl Queue {
 
     /// Nothing comes of time: all that waits is too dear.
     pub fn is_too_dear(&self) -> bool {
-        let due = self.captions.is_empty() && self.ready.is_empty() && self.later.is_empty();
+        let first = self.captions.is_empty() && self.judged.is_empty();
+        let due = first && self.ready.is_empty() && self.later.is_empty();
         !self.dear.is_empty() && due
     }
 
     /// The pairs that may be asked now.
     pub fn pairs(&self) -> HashSet<Both> {
-        let dear = self.dear.iter().map(|(_, job)| job).filter(|job| job.asks != Asks::Caption);
+        let dear = self.dear.iter().map(|(_, job)| job).filter(|job| job.asks.is_ordered());
         self.ready.iter().chain(dear).map(|job| job.pair).collect()
     }
 
@@ -229,7 +253,7 @@ mod tests {
     }
 
     fn all(queue: &mut Queue) -> Vec<Job> {
-        std::iter::from_fn(|| queue.pop()).collect()
+        std::iter::from_fn(|| queue.pop(true)).collect()
     }
 
     #[test]
@@ -261,14 +285,14 @@ mod tests {
         let mut queue = Queue::default();
         (1..5).for_each(|n| queue.push(job(n)));
         for (cost, n) in [(50, 1), (70, 2), (60, 3)] {
-            assert_eq!(queue.pop(), Some(job(n)));
+            assert_eq!(queue.pop(true), Some(job(n)));
             queue.too_dear(cost, job(n));
         }
         assert!(!queue.is_too_dear(), "there is another one");
-        assert_eq!(queue.pop(), Some(job(4)));
+        assert_eq!(queue.pop(true), Some(job(4)));
         assert!(queue.is_too_dear());
         queue.afford(49);
-        assert_eq!(queue.pop(), None);
+        assert_eq!(queue.pop(true), None);
         queue.remove(&job(1));
         queue.afford(69);
         assert_eq!(all(&mut queue), [job(3)]);
@@ -286,16 +310,16 @@ mod tests {
         assert_eq!(queue.pairs(), [1, 2, 3].map(|n| job(n).pair).into());
         let ready = [Asks::Caption, Asks::Description].map(|asks| queue.ready(asks).count());
         assert_eq!(ready, [3, 3]);
-        assert_eq!(queue.pop(), Some(caption(7)));
+        assert_eq!(queue.pop(true), Some(caption(7)));
         queue.count(&caption(7));
         queue.again(begin, caption(7));
         queue.remove(&caption(9));
         queue.wake(begin);
-        assert_eq!(queue.pop(), Some(caption(7)), "tried again it is before them too");
-        assert_eq!(queue.pop(), Some(caption(8)));
+        assert_eq!(queue.pop(true), Some(caption(7)), "tried again it is before them too");
+        assert_eq!(queue.pop(true), Some(caption(8)));
         queue.too_dear(50, caption(8));
         queue.put_off(begin, caption(7));
-        assert_eq!(queue.pop(), Some(job(2)));
+        assert_eq!(queue.pop(true), Some(job(2)));
         assert!(!queue.is_too_dear() && queue.pairs().len() == 2, "too dear is the caption");
         queue.afford(60);
         queue.wake(begin);
@@ -306,7 +330,7 @@ mod tests {
         assert!(!queue.is_too_dear(), "there is another one");
         queue.remove(&caption(8));
         queue.remove(&caption(5));
-        assert_eq!(queue.pop(), None);
+        assert_eq!(queue.pop(true), None);
     }
 
     #[test]
@@ -315,11 +339,31 @@ mod tests {
         (1..6).for_each(|n| queue.push(job(n)));
         let worth = |channels| Worth { channels, ..Worth::default() };
         queue.order_by([(job(2).pair, worth(2)), (job(4).pair, worth(3))].into());
-        assert_eq!(queue.pop(), Some(job(4)));
+        assert_eq!(queue.pop(true), Some(job(4)));
         queue.push(job(6));
         queue.remove(&job(5));
-        assert_eq!(queue.pop(), Some(job(2)));
+        assert_eq!(queue.pop(true), Some(job(2)));
         queue.order_by_contents();
         assert_eq!(all(&mut queue), [job(1), job(3), job(6)]);
+    }
+
+    #[test]
+    fn answers_are_judged_before_more_is_asked_for() {
+        let judgement = |n: u8| Job { asks: Asks::Judgement, ..job(n) };
+        let mut queue = Queue::default();
+        [job(1), judgement(9), caption(5), judgement(8)].into_iter().for_each(|of| queue.push(of));
+        assert_eq!(
+            queue.pairs(),
+            HashSet::from([job(1).pair]),
+            "what is begun has no order of worth"
+        );
+        assert_eq!(queue.pop(true), Some(caption(5)));
+        queue.remove(&judgement(9));
+        assert_eq!((queue.pop(false), queue.pop(false)), (Some(judgement(8)), None));
+        assert_eq!(queue.pop(true), Some(job(1)));
+        queue.too_dear(5, judgement(8));
+        assert!(queue.is_too_dear() && queue.pairs().is_empty());
+        queue.push(judgement(7));
+        assert!(!queue.is_too_dear());
     }
 }

@@ -13,7 +13,10 @@ use super::{
         model_id,
         money::usd,
         prompts::{Description, Prompts, captioner, is_turned, ordered},
-        reply::{Bill, Ended, Verdict, caption, description, instructions, judge, without_copies},
+        reply::{
+            Bill, Ended, Verdict, caption, description, instructions, judge, picture,
+            without_copies,
+        },
     },
     Open, now_us,
     queue::Asks,
@@ -25,6 +28,8 @@ pub(in crate::annotator::openai) enum Said {
     Caption(String),
     Description(Description),
     Instructions(Vec<String>),
+    /// A number from 1; 0 is none.
+    Picture(u64),
 }
 
 /// Judges a try by what was asked for.
@@ -40,6 +45,7 @@ pub(in crate::annotator::openai) fn judged(
             let (bill, verdict) = judge(ended, instructions);
             told((bill, without_copies(verdict, prompts)), Said::Instructions)
         }
+        Asks::Judgement => told(judge(ended, picture), Said::Picture),
     }
 }
 
@@ -93,7 +99,7 @@ pub(in crate::annotator::openai) fn asked(
             row.model = config.describer().to_owned();
             row.prompt_version = prompts.describe_version();
         }
-        Asks::Instructions => {}
+        Asks::Instructions | Asks::Judgement => {}
     }
     row
 }
@@ -106,7 +112,8 @@ pub(in crate::annotator::openai) fn say(
 ) {
     row.outcome = said.as_ref().err().map_or("ok", |outcome| outcome).to_owned();
     match said {
-        Err(_) => {}
+        // A judge's choice goes into the row that it is about.
+        Err(_) | Ok(Said::Picture(_)) => {}
         Ok(Said::Caption(text)) => row.description = Some(text),
         Ok(Said::Description(description)) => {
             row.description = Some(description.text("A", "B"));
