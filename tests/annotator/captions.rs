@@ -171,8 +171,7 @@ fn captions_come_before_all_pairs() {
     let ids = sorted(captions).into_iter().map(|request| request.request_id);
     assert_eq!(asked[..6], ids.collect::<Vec<_>>());
     assert_eq!((server.captioned(), server.counts()), (6, (4, 4)));
-    let at = run.client.standing();
-    assert_eq!((at.captions, at.pairs, at.pairs_ended), (0, 0, 4), "{at:?}");
+    run.stands("all have ended", |at| (at.captions, at.pairs, at.pairs_ended) == (0, 0, 4));
     assert_eq!(run.stop(), 14 * CALL);
 }
 
@@ -270,7 +269,7 @@ fn a_caption_that_is_forgotten_in_flight_counts_as_the_most_that_it_can_cost() {
     wait_until("the first is asked", || server.asked().len() == 1);
     run.client.drop_request(captions[0].request_id.clone());
     wait_until("the other one is", || server.asked().len() == 2);
-    assert_eq!(run.client.standing().captions, 1);
+    run.stands("one is left", |at| at.captions == 1);
     *open.0.lock().expect("no panic holds it") = true;
     open.1.notify_all();
     let rows = run.outcomes(1);

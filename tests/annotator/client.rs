@@ -12,7 +12,7 @@ use std::{
 
 use everpair::{
     annotator::openai::{
-        self, Client, Parts,
+        self, Client, Parts, Standing,
         failures::{self, Patience},
         journal,
         library::{Known, Library, Memo},
@@ -166,6 +166,12 @@ impl Run {
             rows.len() >= count
         });
         rows
+    }
+
+    /// Waits until the client stands like that: it shows where it stands only after it has done what others
+    /// can see, such as handing out an outcome or closing a connection.
+    pub fn stands(&self, what: &str, like_that: impl Fn(&Standing) -> bool) {
+        wait_until(what, || like_that(&self.client.standing()));
     }
 
     /// Dollars that count as spent once it has stopped, in billionths.

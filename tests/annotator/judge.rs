@@ -146,8 +146,7 @@ fn answers_are_judged_though_no_more_may_wait_for_their_commit() {
     let judged = run.outcomes(pairs.len());
     assert!(judged.iter().all(|row| !verdicts(row).contains(&None)), "all are judged");
     assert_eq!(server.judged(), 8 * pairs.len());
-    let at = run.client.standing();
-    assert_eq!((at.pairs, at.pairs_ended), (0, pairs.len()), "{at:?}");
+    run.stands("all have ended", |at| (at.pairs, at.pairs_ended) == (0, pairs.len()));
     assert_eq!(run.stop(), 10 * pairs.len() as u64 * CALL);
 }
 

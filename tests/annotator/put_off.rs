@@ -109,7 +109,7 @@ fn what_has_failed_is_asked_again_when_its_time_has_come() {
     assert!(rows.iter().all(|row| row.outcome == "ok"), "{rows:?}");
     let described = rows.iter().find(|row| row.request_id == id).expect("the description");
     assert_eq!((times(&id), nanos(described)), (4, 3 * most + CALL), "all tries are paid for");
-    assert_eq!(run.client.standing().put_off, 0);
+    run.stands("nothing is put off", |at| at.put_off == 0);
     let store = run.store.clone();
     assert_eq!(run.stop(), 3 * most + CALL + 2 * CALL + 4 * CALL);
     assert!(store.list(failures::FOLDER, "").expect("a list").is_empty());

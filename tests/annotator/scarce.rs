@@ -84,7 +84,7 @@ fn scarce_money_goes_to_the_best_pairs_and_the_sources_take_turns() {
     }
     assert!(rows.iter().all(|row| row.outcome == "ok"));
     assert_eq!(rows.len(), 2 * told.len(), "what is described gets its instructions");
-    assert_eq!(run.client.standing().pairs, pairs.len() - told.len());
+    run.stands("those wait that were not asked about", |at| at.pairs == pairs.len() - told.len());
     assert_eq!(run.stop(), rows.len() as u64 * CALL);
 
     // Enough for all: by contents, whatever they are worth, and nobody looks.
